@@ -1,0 +1,1 @@
+"""Target of the entry point group ``verl.plugins``: imported at the end of ``import verl`` in every process."""
