@@ -1,0 +1,126 @@
+"""Verdicts, the verifier protocol and the registry of verifiers.
+
+A verifier decides one attempt. It is asynchronous, so that an agent-loop worker can have thousands of episodes open,
+and it never raises for what a model wrote: whatever goes wrong is an outcome of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+from verl_multiattempt.settings import VerifierSettings
+
+
+class Outcome(str, Enum):
+    """What a verifier decided."""
+
+    CORRECT = "CORRECT"
+    INCORRECT = "INCORRECT"
+    NO_ANSWER = "NO_ANSWER"
+    """The attempt has no answer in the asked format."""
+    TIMEOUT = "TIMEOUT"
+    """The verification took too long and was ended; the attempt is undecided."""
+    ERROR = "ERROR"
+    """The verification failed; the attempt is undecided."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The decision on one attempt."""
+
+    outcome: Outcome
+    answer: str | None = None
+    """The answer found in the attempt, as written."""
+    feedback: str | None = None
+    """Text for the model, shown where ``multiattempt.feedback.use_verifier_text`` is on."""
+    detail: str | None = None
+    """For the log: why TIMEOUT or ERROR."""
+    seconds: float = 0.0
+    """Wall time of the verification, waiting for a free worker included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a verifier may know of the row an attempt answers."""
+
+    ground_truth: Any
+    data_source: str = ""
+    extra_info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Decides attempts. Made once for each worker process and shared by its episodes."""
+
+    async def verify(self, text: str, question: Question) -> Verdict:
+        """Decide one attempt.
+
+        Args:
+            text: what the model wrote in this attempt, without control tokens.
+            question: the row.
+
+        Returns:
+            The verdict; trouble is an outcome (TIMEOUT, ERROR), not an exception.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back processes and threads. Must be safe to call twice."""
+        ...
+
+
+Factory = Callable[[VerifierSettings], Verifier]
+_REGISTRY: dict[str, str] = {"math": "verl_multiattempt.verifier_pool.MathVerifier"}
+
+
+def register_verifier(name: str, import_path: str) -> None:
+    """Make the class at ``import_path`` (``package.module.Class``) known as ``multiattempt.verifier.name=<name>``.
+
+    The path is kept instead of the class so that every worker process imports it for itself.
+
+    Raises:
+        ValueError: the name is taken by another class.
+    """
+    if _REGISTRY.get(name, import_path) != import_path:
+        raise ValueError(f"name must be free; got {name!r}, which is {_REGISTRY[name]}")
+    _REGISTRY[name] = import_path
+
+
+def load_verifier_class(name: str) -> Callable[..., Verifier]:
+    """The class of a registered name or import path.
+
+    Raises:
+        ValueError: there is no such name, or the import fails.
+    """
+    path = _REGISTRY.get(name, name)
+    module_name, _, class_name = path.rpartition(".")
+    known = ", ".join(sorted(_REGISTRY))
+    must = f"multiattempt.verifier.name must be one of {known} or package.module.Class; got {name!r}"
+    if not module_name:
+        raise ValueError(must)
+    try:
+        return getattr(importlib.import_module(module_name), class_name)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{must}, which cannot be imported: {error}") from error
+
+
+def make_verifier(settings: VerifierSettings) -> Verifier:
+    """Make the configured verifier: its class is called with the settings and ``settings.kwargs``.
+
+    Raises:
+        ValueError: see `load_verifier_class`, or the class refuses its arguments.
+    """
+    verifier_class = load_verifier_class(settings.name)
+    try:
+        return verifier_class(settings, **settings.kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"multiattempt.verifier.kwargs must fit {settings.name}; got {settings.kwargs!r}: {error}"
+        ) from error
