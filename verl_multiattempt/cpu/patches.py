@@ -39,7 +39,16 @@ def _register_engines(module: ModuleType) -> None:
     engines.register(module)
 
 
+def _use_watched_weight_sync(module: ModuleType) -> None:
+    """Let verl find the client whose weight sync cannot hang under the name ``vllm``.
+
+    verl 0.9.1, verl/workers/rollout/base.py: ``_ROLLOUT_REGISTRY`` has no function to register with.
+    """
+    module._ROLLOUT_REGISTRY[("vllm", "async")] = "verl_multiattempt.cpu.sync.CpuServerAdapter"
+
+
 def install() -> None:
     """Put every patch in place, now or as soon as its module is imported."""
     after_import("verl.utils.distributed", _use_one_backend_for_process_group)
+    after_import("verl.workers.rollout.base", _use_watched_weight_sync)
     after_import("verl.workers.engine.fsdp.transformer_impl", _register_engines)

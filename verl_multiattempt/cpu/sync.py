@@ -1,0 +1,100 @@
+"""The weight sync on CPU, the trainer's side: never waits for a vLLM that has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import ray
+import torch
+import zmq
+from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
+from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
+
+POLL_MS = 500
+"""How often a waiting sender looks whether vLLM is still at it; costs nothing while messages flow."""
+
+
+class _WatchedSocket:
+    """A ZMQ socket whose blocking calls end when ``receiver`` has failed.
+
+    Args:
+        socket: The sender's REQ socket.
+        receiver: Ray's reference to the call on vLLM's side that receives the weights.
+    """
+
+    def __init__(self, socket: zmq.Socket, receiver: ray.ObjectRef | None) -> None:
+        self._socket = socket
+        self._receiver = receiver
+
+    def _wait(self, event: int) -> None:
+        while not self._socket.poll(POLL_MS, event):
+            if self._receiver is None or not ray.wait([self._receiver], timeout=0)[0]:
+                continue
+            if self._socket.poll(0, event):
+                return
+            ray.get(self._receiver)  # raises vLLM's error
+            raise RuntimeError("weight sync failed: vLLM ended it before all weights were sent")
+
+    def send_pyobj(self, message: object) -> None:
+        self._wait(zmq.POLLOUT)
+        self._socket.send_pyobj(message)
+
+    def recv(self) -> bytes:
+        self._wait(zmq.POLLIN)
+        return self._socket.recv()
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+
+
+class _WatchedSender(BucketedWeightSender):
+    """verl's sender on a `_WatchedSocket`."""
+
+    receiver: ray.ObjectRef | None = None
+
+    def _init_socket(self) -> None:
+        super()._init_socket()
+        self.socket = _WatchedSocket(self.socket, self.receiver)
+
+
+class CpuServerAdapter(ServerAdapter):
+    """verl's client of a vLLM server, with a weight sync that fails instead of hanging.
+
+    Upstream's sender blocks in ``zmq.recv`` and looks at vLLM's answer only after the last bucket (verl 0.9.1,
+    verl/workers/rollout/vllm_rollout/vllm_rollout.py:update_weights), so it waits for ever for a vLLM that raised
+    or died.
+    """
+
+    @torch.no_grad()
+    async def update_weights(
+        self,
+        weights: Generator[tuple[str, torch.Tensor], None, None],
+        global_steps: int | None = None,
+        wire_format: str = "named_tensors",
+        **kwargs: Any,
+    ) -> None:
+        """Send all weights to this replica's vLLM and wait until they are loaded.
+
+        Raises:
+            ValueError: ``wire_format`` is not "named_tensors".
+            Exception: Whatever vLLM's side raised, or Ray's error when its process died.
+        """
+        if wire_format != "named_tensors":
+            raise ValueError(f"wire_format must be 'named_tensors' on CPU; got {wire_format!r}")
+        receiver = await self._execute_method(
+            "update_weights_from_ipc", non_block=True, kwargs={**kwargs, "use_shm": self.use_shm}
+        )
+        sender = _WatchedSender(
+            zmq_handle=self.zmq_handle,
+            bucket_size_mb=self.config.checkpoint_engine.update_weights_bucket_megabytes,
+            use_shm=self.use_shm,
+        )
+        sender.receiver = receiver
+        await sender.async_send_weights(weights)
+        if receiver is not None:
+            await receiver
+        if self._has_server:
+            await self.server_handle.clear_kv_cache.remote()
+            if global_steps is not None:
+                await self.server_handle.set_global_steps.remote(global_steps)
