@@ -34,7 +34,7 @@ report_progress() {
     local total
     total=$(grep -c == "$lock")
     while sleep 10 >/dev/null 2>&1; do
-        echo "setup: $(find "$venv/lib" -maxdepth 3 -name '*.dist-info' | wc -l) of $total packages in place, ${SECONDS} s"
+        echo "setup: $(find "$venv/lib" -maxdepth 3 -name '*.dist-info' ! -name 'pip-*' | wc -l) of $total packages in place, ${SECONDS} s"
     done
 }
 

@@ -39,8 +39,9 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(repository / name, source)
-    for name in ("verl_multiattempt", "hydra_plugins", "tests", "examples", "requirements"):
-        shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "e2e"))
+    for folder in repository.iterdir():  # with all that must not get into the wheel
+        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in {"build", "dist", "outputs"}:
+            shutil.copytree(folder, source / folder.name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     target = tmp_path_factory.mktemp("wheel")
     run_python(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), cwd=source)
     (built,) = target.glob("*.whl")
