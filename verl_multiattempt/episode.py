@@ -60,6 +60,8 @@ class Episode:
     attempts: list[Attempt] = field(default_factory=list)
     truncated: bool = False
     """A limit of the conversation ended the episode before it was solved."""
+    num_context_tokens: int = 0
+    """Tokens between and after the attempts that the model did not sample: feedback, end of turn, scaffold."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -124,6 +126,7 @@ class Episode:
             "question_id": self.question_id,
             "max_attempts": self.max_attempts,
             "truncated": self.truncated,
+            "num_context_tokens": self.num_context_tokens,
             "attempts": [
                 {
                     "text": attempt.text,
@@ -170,4 +173,5 @@ class Episode:
             question_id=record["question_id"],
             attempts=attempts,
             truncated=record["truncated"],
+            num_context_tokens=record["num_context_tokens"],
         )

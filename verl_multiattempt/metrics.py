@@ -26,6 +26,7 @@ def episode_metrics(episodes: Sequence[Episode], reward: RewardSettings, max_att
     if not episodes:
         return {}
     attempts = [attempt for episode in episodes for attempt in episode.attempts]
+    num_context = sum(episode.num_context_tokens for episode in episodes)
     metrics = {
         "episodes": float(len(episodes)),
         "accuracy": _share([episode.solved for episode in episodes]),
@@ -38,6 +39,7 @@ def episode_metrics(episodes: Sequence[Episode], reward: RewardSettings, max_att
         "attempts_used/mean": len(attempts) / len(episodes),
         "attempts_used/max": float(max(episode.attempts_used for episode in episodes)),
         "tokens_per_attempt/mean": sum(attempt.num_tokens for attempt in attempts) / max(1, len(attempts)),
+        "context_tokens/share": num_context / max(1, num_context + sum(attempt.num_tokens for attempt in attempts)),
         "attempts_cut": float(sum(attempt.stop is Stop.ATTEMPT_LIMIT for attempt in attempts)),
         "control_token_stops": float(sum(attempt.stop is Stop.CONTROL_TOKEN for attempt in attempts)),
         "verification_s/mean": sum(attempt.verdict.seconds for attempt in attempts) / max(1, len(attempts)),

@@ -174,6 +174,8 @@ class Settings:
     """End an attempt at the token that completes its first \\boxed{}."""
     stop_at_answer_every: int = 64
     """Tokens between two looks for the answer when stop_at_answer is on."""
+    allowed_special_tokens: tuple[str, ...] = ()
+    """Special tokens that the model may write inside an attempt; any other one ends the attempt."""
     opening: OpeningSettings = field(default_factory=OpeningSettings)
     feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
@@ -196,6 +198,9 @@ class Settings:
         _require(self.distribution in DISTRIBUTIONS, "distribution", f"be one of {', '.join(DISTRIBUTIONS)}",
                  self.distribution)  # fmt: skip
         _require(self.scope in SCOPES, "scope", f"be one of {', '.join(SCOPES)}", self.scope)
+        tokens = self.allowed_special_tokens
+        _require(isinstance(tokens, tuple) and all(isinstance(token, str) for token in tokens),
+                 "allowed_special_tokens", "be a list of texts", tokens)  # fmt: skip
         self._check_weights()
         if self.max_tokens_per_attempt is not None:
             _require(self.min_tokens_per_attempt <= self.max_tokens_per_attempt, "min_tokens_per_attempt",
@@ -245,7 +250,7 @@ def _build(cls: type[_T], mapping: object, prefix: str) -> _T:
     values: dict[str, Any] = {}
     for name, value in mapping.items():
         if is_dataclass(hints[name]):
-            values[name] = value if is_dataclass(value) else _build(hints[name], value, f"{prefix}{name}.")  # type: ignore[arg-type]
+            values[name] = value if is_dataclass(value) else _build(hints[name], value, f"{prefix}{name}.")
         elif isinstance(value, list):
             values[name] = tuple(value)
         else:

@@ -106,7 +106,7 @@ def load_verifier_class(name: str) -> Callable[..., Verifier]:
     if not module_name:
         raise ValueError(must)
     try:
-        return getattr(importlib.import_module(module_name), class_name)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{must}, which cannot be imported: {error}") from error
 

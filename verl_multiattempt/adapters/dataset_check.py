@@ -1,0 +1,144 @@
+"""Reading the training and validation files as verl will, to name what is wrong with a row before GPUs are spent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet
+
+from verl_multiattempt.adapters.chat import ChatScaffold, render
+from verl_multiattempt.attempts import row_max_attempts
+from verl_multiattempt.feedback import open_messages
+from verl_multiattempt.settings import Settings
+
+_COLUMNS = ("reward_model", "extra_info", "data_source")
+_REMEDY_COLUMNS = "See verl's data format: prompt, data_source, reward_model.ground_truth, extra_info."
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be used; the message names the file, and the row where it is one row's fault."""
+
+
+def data_files(config: Any, key: str) -> list[str]:
+    """The files of ``data.train_files`` or ``data.val_files``, as a list."""
+    value = config.data.get(key)
+    if value is None:
+        return []
+    return [str(value)] if isinstance(value, str) else [str(item) for item in value]
+
+
+def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffold) -> int:
+    """Check every row of the files under ``data.<key>``.
+
+    Args:
+        config: the whole config.
+        key: ``train_files`` or ``val_files``.
+        settings: for the opening's text.
+        scaffold: for the length of a prompt with its opening.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DatasetError: a file cannot be read, a column is missing, or a row cannot be used.
+    """
+    from verl.utils.fs import copy_to_local
+
+    count = 0
+    for name in data_files(config, key):
+        try:
+            # As verl's RLHFDataset does: remote files are fetched into its cache.
+            path = copy_to_local(name, cache_dir=os.path.expanduser(config.data.get("cache_dir", "~/.cache/verl/rlhf")))
+            batches = _read(Path(path), config.data.get("prompt_key", "prompt"))
+            for batch in batches:
+                for row in batch.to_pylist():
+                    _check_row(row, config, settings, scaffold, where=f"{name}, row {count}")
+                    count += 1
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DatasetError(f"data.{key} must name readable parquet or JSON files; got {name!r}: {error}") from error
+        except KeyError as error:
+            raise DatasetError(
+                f"data.{key} must have the column {error}; {name!r} has none. {_REMEDY_COLUMNS}"
+            ) from error
+        except _ColumnError as error:
+            raise DatasetError(f"data.{key}: {name!r} {error}") from error
+    return count
+
+
+class _ColumnError(ValueError):
+    """A column stands in the way."""
+
+
+def _read(path: Path, prompt_key: str) -> Iterator[pa.RecordBatch]:
+    if path.suffix in (".json", ".jsonl"):
+        table = pyarrow.json.read_json(path)
+        names = table.column_names
+        batches: Any = table.to_batches()
+    elif path.suffix == ".parquet":
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        batches = None
+    else:
+        raise _ColumnError("must end in .parquet, .json or .jsonl")
+    for column in (prompt_key, "reward_model"):
+        if column not in names:
+            raise KeyError(column)
+    if "agent_name" in names:
+        raise _ColumnError(
+            "must not have the column agent_name, which makes verl run other agent loops than multiattempt; "
+            "drop the column"
+        )
+    wanted = [name for name in (prompt_key, *_COLUMNS) if name in names]
+    if batches is None:
+        batches = file.iter_batches(batch_size=4096, columns=wanted)
+    else:
+        batches = [batch.select(wanted) for batch in batches]
+    for batch in batches:
+        yield batch.rename_columns(["prompt" if name == prompt_key else name for name in batch.schema.names])
+
+
+def _check_row(row: dict[str, Any], config: Any, settings: Settings, scaffold: ChatScaffold, where: str) -> None:
+    prompt = row["prompt"]
+    if not isinstance(prompt, list) or not prompt or not all(_is_message(message) for message in prompt):
+        raise DatasetError(f"{where}: prompt must be a list of messages with role and content; got {prompt!r:.200}")
+    if prompt[-1]["role"] != "user":
+        raise DatasetError(f"{where}: prompt must end with a user message; got role {prompt[-1]['role']!r}")
+    reward_model = row["reward_model"]
+    gold = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
+    if gold is None or gold == "":
+        raise DatasetError(
+            f"{where}: reward_model.ground_truth must be the answer to check against; got {reward_model!r:.200}"
+        )
+    try:
+        max_attempts = row_max_attempts(row.get("extra_info")) or settings.max_attempts
+        messages = open_messages(prompt, settings.opening, max_attempts, placement=scaffold.opening_placement)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from error
+    _check_length(prompt, messages, config, scaffold, where)
+
+
+def _is_message(message: object) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("role"), str) and bool(message.get("content"))
+
+
+def _check_length(prompt: list[Any], messages: list[Any], config: Any, scaffold: ChatScaffold, where: str) -> None:
+    """Refuse a prompt that the opening makes too long: verl filters by the length without it."""
+    limit = int(config.data.max_prompt_length)
+    # A token is at least one byte, so most rows need no tokenizer; 200 leaves room for the scaffold.
+    if sum(len(str(message["content"]).encode()) for message in messages) + 200 <= limit:
+        return
+    length = len(render(scaffold.tokenizer, messages, scaffold.template_kwargs, add_generation_prompt=True))
+    if length <= limit:
+        return
+    bare = len(render(scaffold.tokenizer, prompt, scaffold.template_kwargs, add_generation_prompt=True))
+    if config.data.get("filter_overlong_prompts", True) and bare > limit:
+        return  # verl drops this row
+    raise DatasetError(
+        f"{where}: data.max_prompt_length must hold the prompt with its opening ({length} tokens, {bare} without); "
+        f"got {limit}. Raise data.max_prompt_length to at least {length}, or drop the row."
+    )
