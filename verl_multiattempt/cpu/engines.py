@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from types import ModuleType
 
@@ -13,10 +14,30 @@ from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
-BACKENDS = ["fsdp", "fsdp2"]
+BACKEND = "fsdp2"
 
 
-class CpuFSDPEngineWithValueHead(FSDPEngineWithValueHead):
+class _ResidentParameters:
+    """Keeps a forward-only model (the reference policy) where it is.
+
+    verl's FSDP2 engine offloads its parameters to pinned host memory (verl 0.9.1,
+    verl/workers/engine/fsdp/transformer_impl.py:_build_fsdp_module), and torch pins memory only for an accelerator.
+    """
+
+    def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        config = self.engine_config
+        self.engine_config = dataclasses.replace(config, forward_only=False)  # asked only whether to offload there
+        try:
+            return super()._build_fsdp_module(module)  # type: ignore[misc]
+        finally:
+            self.engine_config = config
+
+
+class CpuFSDPEngineWithLMHead(_ResidentParameters, FSDPEngineWithLMHead):
+    """The engine of actor and reference policy."""
+
+
+class CpuFSDPEngineWithValueHead(_ResidentParameters, FSDPEngineWithValueHead):
     """The critic's engine, with a model that needs no flash attention.
 
     verl's own loader asks for flash_attention_2 whatever the config says, and reports the failure as a missing
@@ -60,5 +81,5 @@ class CpuFSDPEngineWithValueHead(FSDPEngineWithValueHead):
 
 def register(_module: ModuleType | None = None) -> None:
     """Register the engines; the argument lets this be an import hook's callback."""
-    EngineRegistry.register(model_type="language_model", backend=BACKENDS, device="cpu")(FSDPEngineWithLMHead)
-    EngineRegistry.register(model_type="value_model", backend=BACKENDS, device="cpu")(CpuFSDPEngineWithValueHead)
+    EngineRegistry.register(model_type="language_model", backend=BACKEND, device="cpu")(CpuFSDPEngineWithLMHead)
+    EngineRegistry.register(model_type="value_model", backend=BACKEND, device="cpu")(CpuFSDPEngineWithValueHead)

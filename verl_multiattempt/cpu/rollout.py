@@ -63,7 +63,9 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
         loaded = model.load_weights(iter(weights.items()))
         finalize_layerwise_reload(model, self.model_runner.model_config)
         if missing := sorted(expected - (expected if loaded is None else loaded)):
-            raise RuntimeError(f"weight sync did not deliver {len(missing)} of vLLM's weights: {', '.join(missing[:5])}")
+            raise RuntimeError(
+                f"weight sync did not deliver {len(missing)} of vLLM's weights: {', '.join(missing[:5])}"
+            )
         for module in model.modules():
             # A tied head shares its weight with the embedding and is not reloaded by itself, but multiplies with a
             # packed copy made at load time (vllm/model_executor/layers/utils.py:dispatch_cpu_unquantized_gemm).
