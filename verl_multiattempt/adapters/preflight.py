@@ -113,7 +113,6 @@ def _wiring(config: DictConfig) -> Iterator[str]:
         "trainer.use_v1": True,
         agent + "default_agent_loop": AGENT_LOOP,
         agent + "agent_loop_manager_class": MANAGER,
-        "trainer.v1.sampler.custom_sampler.path": SAMPLER,
     }
     single_turn = OmegaConf.select(config, agent + "default_agent_loop") == "single_turn_agent"
     if single_turn:
@@ -125,6 +124,12 @@ def _wiring(config: DictConfig) -> Iterator[str]:
         got = OmegaConf.select(config, key)
         if got != value:
             yield f"{key} must be {value}; got {got!r}. {_REMEDY}"
+    sampler = OmegaConf.select(config, "trainer.v1.sampler.custom_sampler.path")
+    if sampler is None:
+        yield f"trainer.v1.sampler.custom_sampler.path must be {SAMPLER}; got None, which logs no episode. {_REMEDY}"
+    elif sampler != SAMPLER:
+        logger.warning("verl_multiattempt: trainer.v1.sampler.custom_sampler.path is %s: multiattempt/ metrics are "
+                       "logged only if it calls verl_multiattempt.adapters.sampler.make_replay_buffer", sampler)  # fmt: skip
     path = OmegaConf.select(config, agent + "agent_loop_config_path")
     if path is not None and not single_turn and AGENT_LOOP not in _loop_names(path):
         yield (
