@@ -128,8 +128,11 @@ def _wiring(config: DictConfig) -> Iterator[str]:
     if sampler is None:
         yield f"trainer.v1.sampler.custom_sampler.path must be {SAMPLER}; got None, which logs no episode. {_REMEDY}"
     elif sampler != SAMPLER:
-        logger.warning("verl_multiattempt: trainer.v1.sampler.custom_sampler.path is %s: multiattempt/ metrics are "
-                       "logged only if it calls verl_multiattempt.adapters.sampler.make_replay_buffer", sampler)  # fmt: skip
+        logger.warning(
+            "verl_multiattempt: trainer.v1.sampler.custom_sampler.path is %s: multiattempt/ metrics are logged only if "
+            "it calls verl_multiattempt.adapters.sampler.make_replay_buffer",
+            sampler,
+        )
     path = OmegaConf.select(config, agent + "agent_loop_config_path")
     if path is not None and not single_turn and AGENT_LOOP not in _loop_names(path):
         yield (
