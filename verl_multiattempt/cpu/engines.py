@@ -11,6 +11,7 @@ from transformers import AutoModelForTokenClassification
 from verl.models.transformers.monkey_patch import apply_monkey_patch
 from verl.utils.fsdp_utils import get_init_weight_context_manager
 from verl.utils.torch_dtypes import PrecisionType
+from verl.workers.config import FSDPEngineConfig
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
@@ -23,6 +24,8 @@ class _ResidentParameters:
     verl's FSDP2 engine offloads its parameters to pinned host memory (verl 0.9.1,
     verl/workers/engine/fsdp/transformer_impl.py:_build_fsdp_module), and torch pins memory only for an accelerator.
     """
+
+    engine_config: FSDPEngineConfig
 
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
         config = self.engine_config

@@ -90,8 +90,8 @@ class PlatformCPU(PlatformBase):
         return True
 
     def current_device(self) -> int:
-        """Return ``torch.device("cpu")``: verl passes the result to ``Tensor.to``, where an index means an accelerator."""
-        return torch.device("cpu")  # type: ignore[return-value]
+        """Return ``torch.device("cpu")``: verl passes it to ``Tensor.to``, where an index means an accelerator."""
+        return torch.device("cpu")
 
     def device_count(self) -> int:
         """One."""

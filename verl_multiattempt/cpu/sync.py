@@ -52,6 +52,7 @@ class _WatchedSender(BucketedWeightSender):
     """verl's sender on a `_WatchedSocket`."""
 
     receiver: ray.ObjectRef | None = None
+    socket: Any
 
     def _init_socket(self) -> None:
         super()._init_socket()
