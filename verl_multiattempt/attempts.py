@@ -78,7 +78,7 @@ def row_max_attempts(extra_info: Mapping[str, Any] | None) -> int | None:
     # Parquet gives numpy integers, and floats where other rows have none.
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0
     if isinstance(value, bool) or number < 1 or number != value:
         raise ValueError(f"extra_info.max_attempts must be an integer of at least 1; got {value!r}")
