@@ -58,7 +58,7 @@ def train(folder: Path, data: Path, episodes: int, steps: int) -> list[dict[str,
 def package_seconds(folder: Path, episodes: int) -> dict[str, float]:
     """Seconds per step in each part of the package, and attempts per step, after the warm-up."""
     parts: dict[str, float] = {}
-    for part, per_step in (("agent_loop", episodes), ("reward_manager", episodes), ("metrics", 1)):
+    for part, per_step in (("agent_loop", episodes), ("reward_manager", episodes), ("episode_metrics", 1)):
         rows = [json.loads(line) for line in (folder / f"{part}.jsonl").read_text().splitlines()]
         rows = rows[WARM_UP_STEPS * per_step :]
         steps = len(rows) / per_step

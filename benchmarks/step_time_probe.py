@@ -93,7 +93,7 @@ def make_replay_buffer(**kwargs: Any) -> Any:
     def timed_metrics_of(batch: Any) -> dict[str, float]:
         started = time.perf_counter()
         metrics = metrics_of(batch)
-        write("metrics", seconds=time.perf_counter() - started)
+        write("episode_metrics", seconds=time.perf_counter() - started)
         return metrics
 
     buffer._metrics_of = timed_metrics_of

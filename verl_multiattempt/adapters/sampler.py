@@ -22,13 +22,15 @@ class _EpisodeMetrics:
 
     reward: RewardSettings
     max_attempts: int
+    rollouts_per_prompt: int
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Sample as verl does; the metrics gain ``multiattempt/...`` for training batches."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         if partition_id == "val":
             return batch, metrics  # verl's validation discards them and averages reward_extra_info
-        return batch, {**metrics, **self._metrics_of(batch)}
+        failed = batch_size * self.rollouts_per_prompt - len(batch.keys)
+        return batch, {**metrics, **self._metrics_of(batch), "multiattempt/failed_episodes": float(failed)}
 
     def _metrics_of(self, batch: KVBatchMeta) -> dict[str, float]:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
@@ -77,4 +79,5 @@ def make_replay_buffer(trainer_mode: str, sampler_kwargs: Any, **kwargs: Any) ->
     buffer = buffer_class(trainer_mode=trainer_mode, sampler_kwargs=sampler_kwargs, **arguments, **kwargs)
     buffer.reward = RewardSettings(**options["reward"])
     buffer.max_attempts = int(options["max_attempts"])
+    buffer.rollouts_per_prompt = int(options["rollouts_per_prompt"])
     return buffer
