@@ -89,7 +89,9 @@ def register_verifier(name: str, import_path: str) -> None:
         ValueError: the name is taken by another class.
     """
     if _REGISTRY.get(name, import_path) != import_path:
-        raise ValueError(f"name must be free; got {name!r}, which is {_REGISTRY[name]}")
+        raise ValueError(
+            f"name must be free; got {name!r}, which is {_REGISTRY[name]}. Register {import_path} under another name."
+        )
     _REGISTRY[name] = import_path
 
 
@@ -107,8 +109,8 @@ def load_verifier_class(name: str) -> Callable[..., Verifier]:
         raise ValueError(must)
     try:
         return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{must}, which cannot be imported: {error}") from error
+    except Exception as error:  # the module is a user's own and may raise anything
+        raise ValueError(f"{must}, which cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def make_verifier(settings: VerifierSettings) -> Verifier:
