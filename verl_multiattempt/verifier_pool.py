@@ -79,6 +79,12 @@ class _Worker:
             raise WorkerError("the verifier process ended") from error
         return await self._read()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is known to have ended; its pipe tells earlier than its exit status."""
+        assert self._process.stdout is not None
+        return self._process.returncode is not None or self._process.stdout.at_eof()
+
     async def kill(self) -> None:
         with suppress(ProcessLookupError):
             self._process.kill()
@@ -96,6 +102,7 @@ class MathVerifier:
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: asyncio.Queue[_Worker | None] = asyncio.Queue()
+        self._closing = asyncio.Lock()
         self.num_replaced = 0
         """Workers that had to be killed and replaced."""
 
@@ -115,14 +122,16 @@ class MathVerifier:
         worker = await self._idle.get()
         # From here on the slot goes back whatever happens, filled or empty (None: start one when it is needed).
         try:
+            if worker is not None and worker.ended:  # killed while it was idle, by the kernel for instance
+                worker, self.num_replaced = None, self.num_replaced + 1
             if worker is None:
                 worker = await _Worker.start(self._settings.memory_limit_mb)
             reply = await asyncio.wait_for(worker.ask(answer, gold), self._settings.timeout_s)
         except BaseException as error:
             if worker is not None:
-                self.num_replaced += 1
-                await worker.kill()
-                worker = None
+                # The slot is emptied first: a cancellation may come while the worker is killed.
+                late, worker, self.num_replaced = worker, None, self.num_replaced + 1
+                await late.kill()
             if isinstance(error, asyncio.TimeoutError):
                 detail = f"no verdict within {self._settings.timeout_s:g} s"
                 logger.warning("Verification timed out (%s): answer %.200r, gold %.200r", detail, answer, gold)
@@ -145,17 +154,26 @@ class MathVerifier:
             for _ in range(self._settings.num_workers):
                 self._idle.put_nowait(None)
         elif self._loop is not loop:
-            raise RuntimeError("a MathVerifier must be used from one event loop; got a second one")
+            raise RuntimeError(
+                "a MathVerifier must be used from one event loop; got a second one. Make one for each loop."
+            )
 
     async def close(self) -> None:
         """Kill the workers; running verifications end first."""
         if self._loop is None:
             return
-        for _ in range(self._settings.num_workers):
-            worker = await self._idle.get()
-            if worker is not None:
-                await worker.kill()
-            self._idle.put_nowait(None)
+        async with self._closing:
+            # All slots are taken before one is given back: an empty slot given back could be taken here again.
+            num_taken = 0
+            try:
+                for _ in range(self._settings.num_workers):
+                    worker = await self._idle.get()
+                    num_taken += 1
+                    if worker is not None:
+                        await worker.kill()
+            finally:
+                for _ in range(num_taken):
+                    self._idle.put_nowait(None)
 
 
 def decide_exactly(answer: str, gold: str) -> Outcome | None:
