@@ -1,0 +1,74 @@
+"""What the package promises to the outside: its names, and that its core needs neither torch nor verl."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import verl_multiattempt
+
+CORE = (
+    "answer", "attempts", "episode", "feedback", "metrics", "reward", "rollout", "settings", "verifier",
+    "verifier_pool", "verifier_worker",
+)  # fmt: skip
+
+
+def test_all_is_pinned() -> None:
+    assert verl_multiattempt.__all__ == [
+        "Attempt",
+        "Episode",
+        "Generation",
+        "Outcome",
+        "Question",
+        "Settings",
+        "Stop",
+        "Verdict",
+        "Verifier",
+        "episode_reward",
+        "extract_answer",
+        "register_verifier",
+        "run_episode",
+    ]
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in verl_multiattempt.__all__:
+        assert getattr(verl_multiattempt, name).__doc__, name
+
+
+def test_importing_the_core_leaves_torch_verl_and_vllm_out() -> None:
+    code = f"""
+import sys
+from importlib import import_module
+for name in {CORE!r}:
+    import_module(f"verl_multiattempt.{{name}}")
+heavy = {{"torch", "verl", "vllm", "ray", "transformers", "sympy", "math_verify", "omegaconf"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_module_imports_neither_adapters_nor_cpu(repository: Path, name: str) -> None:
+    tree = ast.parse((repository / "verl_multiattempt" / f"{name}.py").read_text(encoding="utf-8"))
+    imported = {
+        module
+        for node in ast.walk(tree)
+        for module in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import)
+            else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        )
+    }  # fmt: skip
+    refused = ("verl", "vllm", "torch", "ray", "verl_multiattempt.adapters", "verl_multiattempt.cpu")
+    assert not [module for module in imported for bad in refused if module == bad or module.startswith(f"{bad}.")]
+
+
+def test_core_list_names_every_module(repository: Path) -> None:
+    modules = {path.stem for path in (repository / "verl_multiattempt").glob("*.py")} - {"__init__"}
+    assert set(CORE) <= modules
+    # What runs on top of the core (a CLI, say) may come to lie here too; it must be named then.
+    assert modules - set(CORE) == set()
