@@ -59,7 +59,7 @@ def read_settings(config: DictConfig) -> Settings:
     node = config.get("multiattempt")
     if node is None:
         raise ValueError("multiattempt must be in the config; got nothing. Add +recipe=multiattempt to the command.")
-    return Settings.from_mapping(OmegaConf.to_container(node, resolve=True))
+    return Settings.from_mapping(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node)
 
 
 def scaffold_for(settings: Settings, tokenizer: Any, template_kwargs: Any) -> ChatScaffold:

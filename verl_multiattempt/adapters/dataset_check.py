@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.json
 import pyarrow.parquet
 
 from verl_multiattempt.adapters.chat import ChatScaffold, render
@@ -54,52 +54,61 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
         try:
             # As verl's RLHFDataset does: remote files are fetched into its cache.
             path = copy_to_local(name, cache_dir=os.path.expanduser(config.data.get("cache_dir", "~/.cache/verl/rlhf")))
-            batches = _read(Path(path), config.data.get("prompt_key", "prompt"))
-            for batch in batches:
-                for row in batch.to_pylist():
-                    _check_row(row, config, settings, scaffold, where=f"{name}, row {count}")
-                    count += 1
-        except (OSError, pa.ArrowInvalid) as error:
+            rows = _read(Path(path).expanduser(), config.data.get("prompt_key", "prompt"))
+            for number, row in enumerate(rows):
+                _check_row(row, config, settings, scaffold, where=f"{name}, row {number}")
+                count += 1
+        except _FileError as error:
+            raise DatasetError(f"data.{key} must {str(error).format(name=name)}") from error
+        except (OSError, pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise DatasetError(f"data.{key} must name readable parquet or JSON files; got {name!r}: {error}") from error
-        except KeyError as error:
-            raise DatasetError(
-                f"data.{key} must have the column {error}; {name!r} has none. {_REMEDY_COLUMNS}"
-            ) from error
-        except _ColumnError as error:
-            raise DatasetError(f"data.{key}: {name!r} {error}") from error
     return count
 
 
-class _ColumnError(ValueError):
-    """A column stands in the way."""
+class _FileError(ValueError):
+    """A file stands in the way; the message goes on after "must", with ``{name!r}`` for the file's name."""
 
 
-def _read(path: Path, prompt_key: str) -> Iterator[pa.RecordBatch]:
+def _read(path: Path, prompt_key: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file, with the prompt under ``prompt``."""
     if path.suffix in (".json", ".jsonl"):
-        table = pyarrow.json.read_json(path)
-        names = table.column_names
-        batches: Any = table.to_batches()
+        table = _read_json(path)
+        _check_columns({name for row in table for name in row}, prompt_key)
+        rows = iter(table)
     elif path.suffix == ".parquet":
         file = pyarrow.parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        batches = None
+        names = set(file.schema_arrow.names)
+        _check_columns(names, prompt_key)
+        wanted = sorted(names & {prompt_key, *_COLUMNS})
+        rows = (row for batch in file.iter_batches(batch_size=4096, columns=wanted) for row in batch.to_pylist())
     else:
-        raise _ColumnError("must end in .parquet, .json or .jsonl")
+        raise _FileError("name files that end in .parquet, .json or .jsonl; got {name!r}. Convert it.")
+    for row in rows:
+        yield {**{name: row.get(name) for name in _COLUMNS}, "prompt": row.get(prompt_key)}
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON file: one list of objects, or an object a line; verl's loader takes both."""
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        rows = json.loads(text)
+    else:
+        # Not splitlines: JSON texts may contain U+2028 and its like as they are.
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise _FileError("hold one JSON object for each row; got another value in {name!r}. " + _REMEDY_COLUMNS)
+    return rows
+
+
+def _check_columns(names: set[str], prompt_key: str) -> None:
     for column in (prompt_key, "reward_model"):
         if column not in names:
-            raise KeyError(column)
+            raise _FileError(f"have the column {column}; got none in {{name!r}}. {_REMEDY_COLUMNS}")
     if "agent_name" in names:
-        raise _ColumnError(
-            "must not have the column agent_name, which makes verl run other agent loops than multiattempt; "
-            "drop the column"
+        raise _FileError(
+            "have no column agent_name, which makes verl run other agent loops than multiattempt; got one in {name!r}. "
+            "Drop the column."
         )
-    wanted = [name for name in (prompt_key, *_COLUMNS) if name in names]
-    if batches is None:
-        batches = file.iter_batches(batch_size=4096, columns=wanted)
-    else:
-        batches = [batch.select(wanted) for batch in batches]
-    for batch in batches:
-        yield batch.rename_columns(["prompt" if name == prompt_key else name for name in batch.schema.names])
 
 
 def _check_row(row: dict[str, Any], config: Any, settings: Settings, scaffold: ChatScaffold, where: str) -> None:

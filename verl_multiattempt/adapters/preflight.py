@@ -46,10 +46,16 @@ class PreflightCallback(Callback):
 
 def run_preflight(config: DictConfig) -> None:
     """Check ``config`` and end the process where it has problems."""
-    problems = find_problems(config)
+    try:
+        problems = find_problems(config)
+    except Exception as error:
+        # Hydra would make a warning of it and start the training unchecked.
+        logger.exception("verl_multiattempt: the check of the configuration failed")
+        problems = [f"the configuration must be checked before the start; got {type(error).__name__}: {error}"]
     if problems:
         for problem in problems:
-            print(f"verl_multiattempt: {problem}", file=sys.stderr)
+            # Messages of other libraries may have several lines.
+            print(f"verl_multiattempt: {' '.join(problem.split())}", file=sys.stderr)
         raise SystemExit(1)
 
 
@@ -59,7 +65,9 @@ def find_problems(config: DictConfig) -> list[str]:
     Args:
         config: verl's whole config, as its main function gets it.
     """
-    problems = [problem for check in (_platform, _plugin) if (problem := check(config))]
+    # Without the plugin there is no CPU stack either: one sentence for one cause.
+    problem = _plugin(config) or _platform(config)
+    problems = [problem] if problem else []
     problems.extend(_wiring(config))
     settings = _attempt(problems, lambda: _settings(config))
     if settings is None:

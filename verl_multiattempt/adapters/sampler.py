@@ -64,6 +64,9 @@ def make_replay_buffer(trainer_mode: str, sampler_kwargs: Any, **kwargs: Any) ->
     synchronous = trainer_mode == "sync"
     filter_groups = options.get("filter_groups") or {}
     filter_metric = filter_groups.get("metric") if filter_groups.get("enable") else None
+    if filter_groups.get("enable") and not filter_metric:
+        raise ValueError("algorithm.filter_groups.metric must be set where groups are filtered; got None. "
+                         "Set it to acc, say.")  # fmt: skip
     refill_failed = bool(options.get("sync_refill_failed_groups"))
     arguments: dict[str, Any] = {
         "poll_interval": float(options["poll_interval_s"]),
