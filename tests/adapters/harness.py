@@ -21,11 +21,12 @@ _composed: dict[tuple[str, ...], DictConfig] = {}
 
 def compose_config(*overrides: str, platform: bool = True) -> DictConfig:
     """verl's config with the recipe, as ``main_ppo +recipe=multiattempt`` composes it; a fresh copy."""
-    if overrides not in _composed:
+    key = (str(platform), *overrides)
+    if key not in _composed:
         groups = ["+recipe=multiattempt", *(["+platform=cpu"] if platform else [])]
         with initialize_config_module("verl.trainer.config", version_base=None):
-            _composed[overrides] = compose("ppo_trainer", overrides=[*groups, *overrides], return_hydra_config=False)
-    return OmegaConf.create(OmegaConf.to_container(_composed[overrides], resolve=False))
+            _composed[key] = compose("ppo_trainer", overrides=[*groups, *overrides], return_hydra_config=False)
+    return OmegaConf.create(OmegaConf.to_container(_composed[key], resolve=False))
 
 
 @dataclass
