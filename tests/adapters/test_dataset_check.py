@@ -1,0 +1,302 @@
+"""Training and validation files are read before the start, and what is wrong is named by file and row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from datasets import load_dataset
+from omegaconf import DictConfig
+
+from tests.adapters.conftest import Row, good_row, write_rows
+from tests.tokenizers import CHATML, STRICT, make_tokenizer
+from verl_multiattempt.adapters.agent_loop import read_settings, scaffold_for
+from verl_multiattempt.adapters.chat import render
+from verl_multiattempt.adapters.dataset_check import DatasetError, check_files, data_files
+
+Check = Callable[..., int]
+FORMAT = "See verl's data format: prompt, data_source, reward_model.ground_truth, extra_info."
+
+
+@pytest.fixture
+def check(good_config: Callable[..., DictConfig]) -> Check:
+    """Check files as data.train_files."""
+
+    def run(*paths: Path | str, template: str = CHATML, **data: Any) -> int:
+        config = good_config({f"data.{key}": value for key, value in data.items()})
+        config.data.train_files = [str(path) for path in paths]
+        settings = read_settings(config)
+        return check_files(config, "train_files", settings, scaffold_for(settings, make_tokenizer(template), {}))
+
+    return run
+
+
+def refused(check: Check, *paths: Path | str, **arguments: Any) -> str:
+    with pytest.raises(DatasetError) as caught:
+        check(*paths, **arguments)
+    return str(caught.value)
+
+
+# Good files.
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "json"])
+def test_good_file_is_counted(check: Check, tmp_path: Path, suffix: str) -> None:
+    assert check(write_rows(tmp_path / f"a.{suffix}", [good_row()] * 5)) == 5
+
+
+def test_json_list_is_read_as_verls_loader_reads_it(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([good_row(), good_row()], indent=1), encoding="utf-8")
+    assert len(load_dataset("json", data_files=str(path), cache_dir=str(tmp_path / "cache"))["train"]) == 2
+    assert check(path) == 2
+
+
+def test_line_separator_inside_a_json_text_does_not_end_the_row(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = good_row(prompt=[{"role": "user", "content": "a\u2028b"}])
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
+    assert check(path) == 1
+
+
+def test_several_files_are_counted_together(check: Check, tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "a.parquet", [good_row()] * 2)
+    assert check(first, write_rows(tmp_path / "b.jsonl", [good_row()] * 3)) == 5
+
+
+def test_home_folder_may_be_written_as_tilde(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # verl's own defaults are ~/data/..., and its loader takes them.
+    write_rows(tmp_path / "a.parquet", [good_row()])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check("~/a.parquet") == 1
+
+
+def test_more_rows_than_a_batch_are_all_read(check: Check, tmp_path: Path) -> None:
+    rows = [good_row()] * 4100 + [good_row(prompt=[])]
+    assert refused(check, write_rows(tmp_path / "a.parquet", rows)).startswith(f"{tmp_path / 'a.parquet'}, row 4100: ")
+
+
+def test_other_columns_do_not_matter(check: Check, tmp_path: Path) -> None:
+    assert check(write_rows(tmp_path / "a.parquet", [good_row(ability="math", level=3)])) == 1
+
+
+def test_extra_info_and_data_source_may_be_absent(check: Check, tmp_path: Path) -> None:
+    row = {key: good_row()[key] for key in ("prompt", "reward_model")}
+    assert check(write_rows(tmp_path / "a.parquet", [row])) == 1
+
+
+def test_prompt_may_have_another_name(check: Check, tmp_path: Path) -> None:
+    row = good_row(question=good_row()["prompt"], prompt="not this one")
+    assert check(write_rows(tmp_path / "a.parquet", [row]), prompt_key="question") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "files"),
+    [(None, []), ("a.parquet", ["a.parquet"]), (["a", "b"], ["a", "b"]), ([], [])],
+)
+def test_files_may_be_one_or_a_list(good_config: Callable[..., DictConfig], value: Any, files: list[str]) -> None:
+    config = good_config()
+    config.data.val_files = value
+    assert data_files(config, "val_files") == files
+
+
+# Files that cannot be used.
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json", "jsonl"])
+def test_file_that_is_not_there(check: Check, tmp_path: Path, suffix: str) -> None:
+    path = str(tmp_path / f"none.{suffix}")
+    assert refused(check, path).startswith(f"data.train_files must name readable parquet or JSON files; got {path!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.parquet", b"PAR1 no"), ("a.parquet", b""), ("a.jsonl", b"{broken"), ("a.json", b"[{}"), ("a.json", b"\xff")],
+)
+def test_file_that_is_broken(check: Check, tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    must = "data.train_files must name readable parquet or JSON files; "
+    assert refused(check, path).startswith(f"{must}got {str(path)!r}: ")
+
+
+def test_file_of_another_kind(check: Check) -> None:
+    assert refused(check, "a.csv") == (
+        "data.train_files must name files that end in .parquet, .json or .jsonl; got 'a.csv'. Convert it."
+    )
+
+
+def test_json_rows_that_are_no_objects(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[1, 2]", encoding="utf-8")
+    assert refused(check, path) == (
+        f"data.train_files must hold one JSON object for each row; got another value in {str(path)!r}. {FORMAT}"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_agent_name_column_would_bypass_the_loop(check: Check, tmp_path: Path, suffix: str) -> None:
+    path = write_rows(tmp_path / f"a.{suffix}", [good_row(agent_name="single_turn_agent")])
+    assert refused(check, path) == (
+        "data.train_files must have no column agent_name, which makes verl run other agent loops than multiattempt; "
+        f"got one in {str(path)!r}. Drop the column."
+    )
+
+
+@pytest.mark.parametrize("column", ["prompt", "reward_model"])
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_missing_column(check: Check, tmp_path: Path, column: str, suffix: str) -> None:
+    row = {key: value for key, value in good_row().items() if key != column}
+    path = write_rows(tmp_path / f"a.{suffix}", [row])
+    assert (
+        refused(check, path) == f"data.train_files must have the column {column}; got none in {str(path)!r}. {FORMAT}"
+    )
+
+
+# Rows that cannot be used, among good ones.
+
+MESSAGES = "prompt must be a list of messages with role and content; got "
+GOLD = "reward_model.ground_truth must be the answer to check against; got "
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"reward_model": {"style": "rule", "ground_truth": None}}, GOLD + "{'style': 'rule', 'ground_truth': None}"),
+        ({"reward_model": {"style": "rule", "ground_truth": ""}}, GOLD + "{'style': 'rule', 'ground_truth': ''}"),
+        ({"reward_model": None}, GOLD + "None"),
+        ({"prompt": None}, MESSAGES + "None"),
+        ({"prompt": []}, MESSAGES + "[]"),
+        ({"prompt": [{"role": "user", "content": ""}]}, MESSAGES + "[{'role': 'user', 'content': ''}]"),
+        ({"prompt": [{"role": None, "content": "?"}]}, MESSAGES),
+        ({"prompt": [{"role": "assistant", "content": "?"}]}, "prompt must end with a user message; got role 'assistant'"),
+        ({"extra_info": {"index": 0, "max_attempts": 0}}, "extra_info.max_attempts must be an integer of at least 1; got 0"),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_malformed_row_is_named(
+    check: Check, tmp_path: Path, changes: dict[str, Any], problem: str, suffix: str
+) -> None:
+    good = write_rows(tmp_path / "good.jsonl", [good_row()] * 7)
+    path = write_rows(tmp_path / f"bad.{suffix}", [good_row(), good_row(), good_row(**changes), good_row()])
+    # The row is counted within its file, whatever was read before it.
+    assert refused(check, good, path).startswith(f"{path}, row 2: {problem}")
+
+
+@pytest.mark.parametrize("prompt", ["2 + 3?", [1], [["role", "user"]], {"role": "user", "content": "?"}])
+def test_prompt_that_is_no_list_of_messages(check: Check, tmp_path: Path, prompt: Any) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [good_row(), good_row(prompt=prompt)])
+    assert refused(check, path) == f"{path}, row 1: {MESSAGES}{prompt!r}"
+
+
+def test_row_without_the_key_ground_truth(check: Check, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [good_row(), good_row(reward_model={"style": "rule"})])
+    assert refused(check, path) == f"{path}, row 1: {GOLD}{{'style': 'rule'}}"
+
+
+@pytest.mark.parametrize("gold", [0, 0.0, False])
+def test_ground_truth_that_is_false_as_a_condition_is_one(check: Check, tmp_path: Path, gold: Any) -> None:
+    assert check(write_rows(tmp_path / "a.jsonl", [good_row(reward_model={"ground_truth": gold})])) == 1
+
+
+def test_huge_value_is_shortened_in_the_message(check: Check, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [good_row(prompt="x" * 10_000)])
+    assert len(refused(check, path)) < len(str(path)) + 320
+
+
+def test_null_allowance_of_a_row_is_no_allowance(check: Check, tmp_path: Path) -> None:
+    rows: list[Row] = [good_row(extra_info={"max_attempts": number}) for number in (None, 3)]
+    assert check(write_rows(tmp_path / "a.parquet", rows)) == 2
+
+
+def test_prompt_that_has_no_place_for_the_opening(check: Check, tmp_path: Path) -> None:
+    image = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    path = write_rows(tmp_path / "a.jsonl", [good_row(prompt=image)])
+    sentence = refused(check, path, template=STRICT)  # which has no system message
+    assert sentence.startswith(
+        f"{path}, row 0: prompt[].content must be text where the opening is merged into it; got "
+    )
+
+
+# Length: verl filters and cuts by the length without the opening.
+
+
+def lengths(content: str) -> tuple[int, int]:
+    """Tokens of a prompt with the opening for five attempts and without, counted by hand."""
+    opening = (
+        "<|im_start|>system\nYou have 5 attempts to answer the question. "
+        "Put the final answer of each attempt in \\boxed{}.<|im_end|>\n"
+    )
+    prompt = f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
+    tokenizer = make_tokenizer()
+    bare = len(tokenizer.encode(prompt, add_special_tokens=False))
+    return bare + len(tokenizer.encode(opening, add_special_tokens=False)), bare
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [good_row(), good_row(prompt=[{"role": "user", "content": "?" * 120}])]
+    return write_rows(tmp_path_factory.mktemp("long") / "a.parquet", rows)
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_prompt_that_fits_exactly_with_its_opening(check: Check, long_file: Path, filtered: bool) -> None:
+    opened, _ = lengths("?" * 120)
+    assert check(long_file, max_prompt_length=opened, filter_overlong_prompts=filtered) == 2
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_prompt_that_the_opening_makes_too_long(check: Check, long_file: Path, filtered: bool) -> None:
+    opened, bare = lengths("?" * 120)
+    for limit in (opened - 1, bare):
+        assert refused(check, long_file, max_prompt_length=limit, filter_overlong_prompts=filtered) == (
+            f"{long_file}, row 1: data.max_prompt_length must hold the prompt with its opening ({opened} tokens, {bare} "
+            f"without); got {limit}. Raise data.max_prompt_length to at least {opened}, or drop the row."
+        )
+
+
+def test_prompt_that_verl_drops_anyway_is_no_problem(check: Check, long_file: Path) -> None:
+    _, bare = lengths("?" * 120)
+    assert check(long_file, max_prompt_length=bare - 1, filter_overlong_prompts=True) == 2
+
+
+def test_prompt_that_is_too_long_and_not_dropped_is_a_problem(check: Check, long_file: Path) -> None:
+    _, bare = lengths("?" * 120)
+    assert "row 1" in refused(check, long_file, max_prompt_length=bare - 1, filter_overlong_prompts=False)
+
+
+def test_length_is_that_of_the_rows_own_allowance(check: Check, tmp_path: Path) -> None:
+    opened, _ = lengths("2?" * 80)
+    row = good_row(prompt=[{"role": "user", "content": "2?" * 80}])
+    longer = {**row, "extra_info": {"max_attempts": 10**15}}
+    assert check(write_rows(tmp_path / "a.jsonl", [row]), max_prompt_length=opened) == 1
+    assert "row 0" in refused(check, write_rows(tmp_path / "b.jsonl", [longer]), max_prompt_length=opened)
+
+
+def test_short_rows_need_no_tokenizer(
+    check: Check, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A hundred thousand rows would take a minute otherwise.
+    def never(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("verl_multiattempt.adapters.dataset_check.render", never)
+    assert check(data_file) == 3
+    monkeypatch.undo()
+    assert render  # what was replaced is what is used for long rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("verl_multiattempt.adapters.dataset_check.render", never)
+        with pytest.raises(AssertionError):
+            check(data_file, max_prompt_length=300)
+
+
+def test_empty_parquet_file_has_no_rows(check: Check, tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([good_row()]).slice(0, 0)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert check(tmp_path / "a.parquet") == 0
