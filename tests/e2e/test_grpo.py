@@ -27,7 +27,7 @@ def test_trains_two_steps_on_two_replicas(run: Run) -> None:
     for step in (1, 2):
         assert math.isfinite(metrics[step]["actor/pg_loss"])
         assert metrics[step]["multiattempt/episodes"] == 32
-        assert 0 <= metrics[step]["rollout_corr/k3_kl"] < 1e-3
+        assert abs(metrics[step]["rollout_corr/k3_kl"]) < 1e-3
         assert "critic/vf_loss" not in metrics[step]
 
 

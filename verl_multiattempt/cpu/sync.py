@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import ray
@@ -15,26 +15,39 @@ POLL_MS = 500
 """How often a waiting sender looks whether vLLM is still at it; costs nothing while messages flow."""
 
 
+Probe = Callable[[], ray.ObjectRef]
+
+
 class _WatchedSocket:
-    """A ZMQ socket whose blocking calls end when ``receiver`` has failed.
+    """A ZMQ socket whose blocking calls end when the receiver has failed.
 
     Args:
         socket: The sender's REQ socket.
         receiver: Ray's reference to the call on vLLM's side that receives the weights.
+        probe: Makes a call that fails where vLLM's engine is dead. Needed because vLLM 0.28.0 never answers the calls
+            that were under way when its engine's process died (vllm/v1/engine/core_client.py: the monitor closes the
+            client, and the calls' futures stay open); later calls raise EngineDeadError.
     """
 
-    def __init__(self, socket: zmq.Socket, receiver: ray.ObjectRef | None) -> None:
+    def __init__(self, socket: zmq.Socket, receiver: ray.ObjectRef | None, probe: Probe | None) -> None:
         self._socket = socket
         self._receiver = receiver
+        self._probe = probe
 
     def _wait(self, event: int) -> None:
+        probe = None
         while not self._socket.poll(POLL_MS, event):
-            if self._receiver is None or not ray.wait([self._receiver], timeout=0)[0]:
+            if self._receiver is None:
                 continue
-            if self._socket.poll(0, event):
-                return
-            ray.get(self._receiver)  # raises vLLM's error
-            raise RuntimeError("weight sync failed: vLLM ended it before all weights were sent")
+            if _has_ended(self._receiver):
+                if self._socket.poll(0, event):
+                    return
+                ray.get(self._receiver)  # raises vLLM's error
+                raise RuntimeError("weight sync failed: vLLM ended it before all weights were sent")
+            if self._probe is not None and (probe is None or _has_ended(probe)):
+                if probe is not None:
+                    ray.get(probe)
+                probe = self._probe()
 
     def send_pyobj(self, message: object) -> None:
         self._wait(zmq.POLLOUT)
@@ -48,15 +61,20 @@ class _WatchedSocket:
         self._socket.close(linger=0)
 
 
+def _has_ended(call: ray.ObjectRef) -> bool:
+    return bool(ray.wait([call], timeout=0)[0])
+
+
 class _WatchedSender(BucketedWeightSender):
     """verl's sender on a `_WatchedSocket`."""
 
     receiver: ray.ObjectRef | None = None
+    probe: Probe | None = None
     socket: Any
 
     def _init_socket(self) -> None:
         super()._init_socket()
-        self.socket = _WatchedSocket(self.socket, self.receiver)
+        self.socket = _WatchedSocket(self.socket, self.receiver, self.probe)
 
 
 class CpuServerAdapter(ServerAdapter):
@@ -92,6 +110,8 @@ class CpuServerAdapter(ServerAdapter):
             use_shm=self.use_shm,
         )
         sender.receiver = receiver
+        if receiver is not None:
+            sender.probe = lambda: self.server_handle.collective_rpc.remote("_get_zmq_handle")
         await sender.async_send_weights(weights)
         if receiver is not None:
             await receiver
