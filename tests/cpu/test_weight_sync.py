@@ -53,7 +53,7 @@ def test_sender_does_not_wait_for_a_vllm_that_is_gone(ending: str, tmp_path: Pat
     import ray
     import torch
 
-    from verl_multiattempt.cpu.sync import _WatchedSender
+    from verl_multiattempt.cpu.sync import _Receiver, _WatchedSender
 
     @ray.remote(max_retries=0)
     def receive() -> None:
@@ -63,7 +63,7 @@ def test_sender_does_not_wait_for_a_vllm_that_is_gone(ending: str, tmp_path: Pat
             os._exit(1)
 
     sender = _WatchedSender(zmq_handle=f"ipc://{tmp_path}/{ending}.sock", bucket_size_mb=1, use_shm=True)
-    sender.receiver = receive.remote()
+    sender.receiver = _Receiver(receive.remote())
     expected = {
         "raises": (ray.exceptions.RayTaskError, "no weights wanted"),
         "returns": (RuntimeError, "vLLM ended it before all weights were sent"),
@@ -72,3 +72,34 @@ def test_sender_does_not_wait_for_a_vllm_that_is_gone(ending: str, tmp_path: Pat
     kind, message = expected[ending]
     with pytest.raises(kind, match=message):
         asyncio.run(sender.async_send_weights(iter([("weight", torch.ones(3))])))
+
+
+@pytest.mark.verl
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("stage", ["sending", "loading"])
+def test_dead_engine_is_noticed_though_its_call_never_ends(stage: str, tmp_path: Path) -> None:
+    """vLLM leaves the calls open that were under way when its engine died; only later calls fail."""
+    import asyncio
+    import time
+
+    import ray
+    import torch
+
+    from verl_multiattempt.cpu.sync import _Receiver, _WatchedSender
+
+    @ray.remote(max_retries=0)
+    def receive() -> None:
+        time.sleep(50)
+
+    @ray.remote(max_retries=0)
+    def probe() -> None:
+        raise RuntimeError("engine is dead")
+
+    receiver = _Receiver(receive.remote(), probe.remote)
+    sender = _WatchedSender(zmq_handle=f"ipc://{tmp_path}/dead.sock", bucket_size_mb=1, use_shm=True)
+    sender.receiver = receiver
+    waiting = receiver.wait() if stage == "loading" else sender.async_send_weights(iter([("weight", torch.ones(3))]))
+    with pytest.raises(ray.exceptions.RayTaskError, match="engine is dead"):
+        asyncio.run(waiting)
+    ray.cancel(receiver.call, force=True)

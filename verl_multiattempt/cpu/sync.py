@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -18,36 +19,58 @@ POLL_MS = 500
 Probe = Callable[[], ray.ObjectRef]
 
 
-class _WatchedSocket:
-    """A ZMQ socket whose blocking calls end when the receiver has failed.
+class _Receiver:
+    """The call on vLLM's side that receives and loads the weights, watched from the trainer's.
 
     Args:
-        socket: The sender's REQ socket.
-        receiver: Ray's reference to the call on vLLM's side that receives the weights.
+        call: Ray's reference to it.
         probe: Makes a call that fails where vLLM's engine is dead. Needed because vLLM 0.28.0 never answers the calls
             that were under way when its engine's process died (vllm/v1/engine/core_client.py: the monitor closes the
             client, and the calls' futures stay open); later calls raise EngineDeadError.
     """
 
-    def __init__(self, socket: zmq.Socket, receiver: ray.ObjectRef | None, probe: Probe | None) -> None:
+    def __init__(self, call: ray.ObjectRef, probe: Probe | None = None) -> None:
+        self.call = call
+        self._make_probe = probe
+        self._probe: ray.ObjectRef | None = None
+
+    def has_ended(self) -> bool:
+        """Tell whether the call has ended, well or not; raises where vLLM can no longer end it."""
+        if _has_ended(self.call):
+            return True
+        if self._make_probe is not None and (self._probe is None or _has_ended(self._probe)):
+            if self._probe is not None:
+                ray.get(self._probe)
+            self._probe = self._make_probe()
+        return False
+
+    async def wait(self) -> None:
+        """Wait for the end of the call; raises what it raised."""
+        answer = asyncio.wrap_future(self.call.future())
+        while not (await asyncio.wait({answer}, timeout=POLL_MS / 1000))[0]:
+            self.has_ended()
+        await answer
+
+
+def _has_ended(call: ray.ObjectRef) -> bool:
+    return bool(ray.wait([call], timeout=0)[0])
+
+
+class _WatchedSocket:
+    """A ZMQ socket whose blocking calls end when the receiver has failed."""
+
+    def __init__(self, socket: zmq.Socket, receiver: _Receiver | None) -> None:
         self._socket = socket
         self._receiver = receiver
-        self._probe = probe
 
     def _wait(self, event: int) -> None:
-        probe = None
         while not self._socket.poll(POLL_MS, event):
-            if self._receiver is None:
+            if self._receiver is None or not self._receiver.has_ended():
                 continue
-            if _has_ended(self._receiver):
-                if self._socket.poll(0, event):
-                    return
-                ray.get(self._receiver)  # raises vLLM's error
-                raise RuntimeError("weight sync failed: vLLM ended it before all weights were sent")
-            if self._probe is not None and (probe is None or _has_ended(probe)):
-                if probe is not None:
-                    ray.get(probe)
-                probe = self._probe()
+            if self._socket.poll(0, event):
+                return
+            ray.get(self._receiver.call)  # raises vLLM's error
+            raise RuntimeError("weight sync failed: vLLM ended it before all weights were sent")
 
     def send_pyobj(self, message: object) -> None:
         self._wait(zmq.POLLOUT)
@@ -61,20 +84,15 @@ class _WatchedSocket:
         self._socket.close(linger=0)
 
 
-def _has_ended(call: ray.ObjectRef) -> bool:
-    return bool(ray.wait([call], timeout=0)[0])
-
-
 class _WatchedSender(BucketedWeightSender):
     """verl's sender on a `_WatchedSocket`."""
 
-    receiver: ray.ObjectRef | None = None
-    probe: Probe | None = None
+    receiver: _Receiver | None = None
     socket: Any
 
     def _init_socket(self) -> None:
         super()._init_socket()
-        self.socket = _WatchedSocket(self.socket, self.receiver, self.probe)
+        self.socket = _WatchedSocket(self.socket, self.receiver)
 
 
 class CpuServerAdapter(ServerAdapter):
@@ -101,7 +119,7 @@ class CpuServerAdapter(ServerAdapter):
         """
         if wire_format != "named_tensors":
             raise ValueError(f"wire_format must be 'named_tensors' on CPU; got {wire_format!r}")
-        receiver = await self._execute_method(
+        call = await self._execute_method(
             "update_weights_from_ipc", non_block=True, kwargs={**kwargs, "use_shm": self.use_shm}
         )
         sender = _WatchedSender(
@@ -109,12 +127,11 @@ class CpuServerAdapter(ServerAdapter):
             bucket_size_mb=self.config.checkpoint_engine.update_weights_bucket_megabytes,
             use_shm=self.use_shm,
         )
-        sender.receiver = receiver
-        if receiver is not None:
-            sender.probe = lambda: self.server_handle.collective_rpc.remote("_get_zmq_handle")
+        if call is not None:  # None: a rank without a server of its own
+            sender.receiver = _Receiver(call, lambda: self.server_handle.collective_rpc.remote("_get_zmq_handle"))
         await sender.async_send_weights(weights)
-        if receiver is not None:
-            await receiver
+        if sender.receiver is not None:
+            await sender.receiver.wait()
         if self._has_server:
             await self.server_handle.clear_kv_cache.remote()
             if global_steps is not None:
