@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from task import Question, draw_distinct, draw_questions, to_row
+from task import MODULUS, Question, draw_distinct, draw_questions, to_row
 from verl_multiattempt import Settings
 from verl_multiattempt.feedback import Message, feedback_text, open_messages, opening_text
 
@@ -46,8 +46,10 @@ VOCAB_SIZE = 384
 MAX_LENGTH = 1024
 # The validation set does not follow --seed, so that all runs are compared on the same questions.
 VALIDATION_SEED = 2
-# Questions of a dialogue; one choice for each batch.
-NUM_QUESTIONS = (1, 1, 2, 3)
+# What a warm-start batch holds: one question, two or three unrelated ones, or a request to repeat an answer.
+BATCH_KINDS = ("one", "several", "repeat")
+BATCH_WEIGHTS = (0.5, 0.2, 0.3)
+REPEAT_TEXT = "Repeat your answer."
 WARMUP_STEPS = 10
 
 SETTINGS = Settings()
@@ -74,7 +76,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in (PAD, TURN_START, TURN_END)],
         show_progress=False,
     )
-    corpus = ["system\n", "user\n", "assistant\n", Question(100, 999).text, answer_text("0")]
+    corpus = ["system\n", "user\n", "assistant\n", Question(100, 999).text, answer_text("0"), REPEAT_TEXT]
     for attempts in range(1, SETTINGS.max_attempts + 1):
         corpus += [opening_text(SETTINGS.opening, attempts), feedback_text(SETTINGS.feedback, attempts)]
     tokenizer.train_from_iterator(corpus, trainer)
@@ -111,21 +113,42 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalL
     )
 
 
-def draw_dialogue(rng: random.Random, questions: Iterator[Question], num_questions: int) -> list[Message]:
-    """Draws a dialogue of unrelated questions, each answered correctly at once, opened as a rollout is.
+def draw_dialogue(rng: random.Random, questions: Iterator[Question], kind: str) -> list[Message]:
+    """Draws a dialogue that opens as a rollout does.
 
     Nothing in it shows what to do after feedback: that is left to reinforcement learning.
+
+    Args:
+        rng: decides the allowance and the like.
+        questions: where questions come from.
+        kind: ``one`` question or ``several`` unrelated ones, each answered correctly; or ``repeat``: an answer drawn
+            at random, and the request to repeat it. Without the last the model has no use for its own earlier
+            answers, and learning from failures would have to begin with learning to see them.
     """
     turns: list[Message] = []
-    for question in (next(questions) for _ in range(num_questions)):
-        turns.append({"role": "user", "content": question.text})
-        turns.append({"role": "assistant", "content": answer_text(question.answer)})
+    if kind == "repeat":
+        answer = answer_text(str(rng.randrange(MODULUS)))
+        turns.append({"role": "user", "content": next(questions).text})
+        turns.append({"role": "assistant", "content": answer})
+        turns.append({"role": "user", "content": REPEAT_TEXT})
+        turns.append({"role": "assistant", "content": answer})
+    else:
+        for question in (next(questions) for _ in range(1 if kind == "one" else rng.choice((2, 3)))):
+            turns.append({"role": "user", "content": question.text})
+            turns.append({"role": "assistant", "content": answer_text(question.answer)})
     max_attempts = rng.randint(SETTINGS.min_attempts, SETTINGS.max_attempts)
     return open_messages(turns, SETTINGS.opening, max_attempts)
 
 
-def to_batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[list[Message]]) -> dict[str, torch.Tensor]:
+def to_batch(
+    tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[list[Message]], *, last_turn_only: bool = False
+) -> dict[str, torch.Tensor]:
     """Tokenizes dialogues; the loss is on what the assistant says, its end of turn included.
+
+    Args:
+        tokenizer: ours.
+        dialogues: messages of each.
+        last_turn_only: no loss on the assistant's earlier turns.
 
     Returns:
         ``input_ids``, ``attention_mask`` and ``labels``, each ``[b, t]``, padded on the right.
@@ -139,6 +162,8 @@ def to_batch(tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[list[Messag
     for row, start in headers.nonzero().tolist():
         first = start + len(header)
         length = int((ids[row, first:] == tokenizer.eos_token_id).nonzero()[0]) + 1
+        if last_turn_only:
+            labels[row] = -100
         labels[row, first : first + length] = ids[row, first : first + length]
     return {"input_ids": ids, "attention_mask": batch["attention_mask"], "labels": labels}
 
@@ -174,8 +199,10 @@ def warm_start(
     started, num_tokens = time.perf_counter(), 0
     with tqdm(total=steps, desc="warm start", unit="step") as progress:
         for step in range(1, steps + 1):
-            num_questions = rng.choice(NUM_QUESTIONS)
-            batch = to_batch(tokenizer, [draw_dialogue(rng, questions, num_questions) for _ in range(batch_size)])
+            (kind,) = rng.choices(BATCH_KINDS, BATCH_WEIGHTS)
+            # The first answer of a repetition is random: it is not to be learned.
+            dialogues = [draw_dialogue(rng, questions, kind) for _ in range(batch_size)]
+            batch = to_batch(tokenizer, dialogues, last_turn_only=kind == "repeat")
             loss = model(**batch).loss
             optimizer.zero_grad()
             loss.backward()
