@@ -33,14 +33,27 @@ def _limit_memory(megabytes: int) -> None:
 
 
 def check(answer: str, gold: str) -> bool:
-    """Whether math-verify takes ``answer`` for ``gold``; both are LaTeX or plain expressions."""
+    """Whether math-verify takes ``answer`` for ``gold``; both are LaTeX or plain expressions.
+
+    Raises:
+        MemoryError, RecursionError: the comparison could not be made.
+    """
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     targets = [LatexExtractionConfig(), ExprExtractionConfig()]
     # parsing_timeout and timeout_seconds are off: they rely on SIGALRM, and the pool's limit is the real one.
     parsed_gold = parse(f"${gold}$", targets, parsing_timeout=None)
     parsed_answer = parse(f"${answer}$", targets, parsing_timeout=None)
-    return bool(verify(parsed_gold, parsed_answer, timeout_seconds=None))
+    if verify(parsed_gold, parsed_answer, timeout_seconds=None):
+        return True
+    # math-verify takes whatever fails inside it for "not equal"; running out of memory or stack is no verdict.
+    try:
+        verify(parsed_gold, parsed_answer, timeout_seconds=None, raise_on_error=True)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:
+        return False
+    return False
 
 
 def main() -> None:

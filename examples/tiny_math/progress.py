@@ -54,7 +54,7 @@ def read_new(file: IO[str] | None, path: Path) -> tuple[IO[str] | None, list[str
         if not path.exists():
             return None, []
         file = path.open(errors="replace")
-    lines = []
+    lines: list[str] = []
     while True:
         position = file.tell()
         line = file.readline()

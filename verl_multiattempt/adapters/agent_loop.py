@@ -6,7 +6,7 @@ import bisect
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -23,7 +23,7 @@ from verl_multiattempt.episode import Episode, Stop
 from verl_multiattempt.feedback import Message, feedback_text, open_messages
 from verl_multiattempt.rollout import Generation, run_episode
 from verl_multiattempt.settings import Settings
-from verl_multiattempt.verifier import Question, Verifier, make_verifier
+from verl_multiattempt.verifier import Question, Verdict, Verifier, make_verifier
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 episode,
                 messages,
                 generator.generate,
-                lambda text: shared.verifier.verify(text, question),
+                lambda text: self._verify(text, question),
                 feedback=settings.feedback,
                 feedback_role=shared.scaffold.feedback_role,
             )
@@ -155,6 +155,12 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             # verl logs the traceback with its random uid; this says which question it was.
             logger.error("multiattempt: episode of question %s failed: %s", episode.question_id, error)
             raise
+
+    async def _verify(self, text: str, question: Question) -> Verdict:
+        verdict = await self.shared.verifier.verify(text, question)
+        if verdict.feedback:
+            verdict = replace(verdict, feedback=self.shared.scaffold.as_plain_text(verdict.feedback))
+        return verdict
 
     def _output(self, episode: Episode, generator: _AttemptGenerator, num_turns: int) -> AgentLoopOutput:
         stream = generator.stream

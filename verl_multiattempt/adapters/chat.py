@@ -49,6 +49,8 @@ class ChatScaffold:
     """Tokens with which the model ends its turn."""
     control_ids: frozenset[int]
     """Chat-control tokens that are no end of turn; one of them ends the attempt."""
+    special_texts: frozenset[str]
+    """How the tokenizer's special tokens are spelled."""
     _cache: dict[str, list[int]] = field(default_factory=dict)
 
     def stop_token_ids(self) -> list[int]:
@@ -79,6 +81,16 @@ class ChatScaffold:
         """
         ids = self.between_attempts(feedback)
         return ids[1:] if ids[0] == last_id and last_id in self.end_ids else ids
+
+    def as_plain_text(self, text: str) -> str:
+        """``text`` with a space after the first character of each special token spelled in it.
+
+        What a verifier quotes from the model goes through the chat template, where such a spelling would become the
+        token itself: a forged turn.
+        """
+        for token in sorted(self.special_texts, key=len, reverse=True):
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        return text
 
     def attempt_text(self, ids: Sequence[int]) -> str:
         """The text of an attempt, without control tokens."""
@@ -158,6 +170,7 @@ def resolve_scaffold(
         feedback_role=role,
         end_ids=frozenset(end_ids),
         control_ids=frozenset(special - end_ids - allowed),
+        special_texts=frozenset(text for i in special if (text := tokenizer.convert_ids_to_tokens(i))),
     )
 
 

@@ -50,7 +50,8 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
     from verl.utils.fs import copy_to_local
 
     count = 0
-    for name in data_files(config, key):
+    names = data_files(config, key)
+    for name in names:
         try:
             # As verl's RLHFDataset does: remote files are fetched into its cache.
             path = copy_to_local(name, cache_dir=os.path.expanduser(config.data.get("cache_dir", "~/.cache/verl/rlhf")))
@@ -62,6 +63,8 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
             raise DatasetError(f"data.{key} must {str(error).format(name=name)}") from error
         except (OSError, pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise DatasetError(f"data.{key} must name readable parquet or JSON files; got {name!r}: {error}") from error
+    if count == 0:
+        raise DatasetError(f"data.{key} must name files with at least one row; got {names!r}. {_REMEDY_COLUMNS}")
     return count
 
 

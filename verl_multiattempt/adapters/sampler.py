@@ -23,6 +23,7 @@ class _EpisodeMetrics:
     reward: RewardSettings
     max_attempts: int
     rollouts_per_prompt: int
+    warned: bool = False
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Sample as verl does; the metrics gain ``multiattempt/...`` for training batches."""
@@ -36,7 +37,8 @@ class _EpisodeMetrics:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         fields = [getattr(value, "data", value) for value in data["extra_fields"]]
         records = [f[RECORD_FIELD] for f in fields if isinstance(f, dict) and RECORD_FIELD in f]
-        if not records:
+        if not records and not self.warned:
+            self.warned = True
             logger.warning("multiattempt: no rollout of this batch is an episode; is another agent loop configured?")
         return episode_metrics([Episode.from_record(record) for record in records], self.reward, self.max_attempts)
 

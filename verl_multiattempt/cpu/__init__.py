@@ -78,6 +78,9 @@ def activate() -> bool:
 
     # vLLM picks its platform by this variable or by "cpu" in the version of a distribution named "vllm".
     os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    # Ray runs workers at niceness 15, where any other process of the machine starves them: an OpenMP team waits at each
+    # barrier for its slowest thread, so one busy core made a training step ten times as long. Read by ray.init.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     distribution.install()
     platform.register()
     patches.install()
