@@ -16,7 +16,10 @@ stage "1/4 model and data: $OUT"
 python $here/make.py --out "$OUT" --seed "$SEED"
 
 stage "2/4 evaluation before training"
-python $here/evaluate.py --model "$OUT/model" --data "$OUT/val.parquet" --limit "$QUESTIONS" --out "$OUT/before.json"
+evaluate() {
+  python $here/evaluate.py --data "$OUT/val.parquet" --limit "$QUESTIONS" --response-length 160 "$@"
+}
+evaluate --model "$OUT/model" --out "$OUT/before.json"
 
 stage "3/4 training: PPO with a critic, $STEPS steps of $EPISODES episodes (verl's log: $OUT/train.log)"
 rm -rf "$OUT/checkpoints"
@@ -29,9 +32,9 @@ TENSORBOARD_DIR="$OUT/tensorboard" python $here/progress.py \
   actor_rollout_ref.model.path="$OUT/model" critic.model.path="$OUT/model" \
   actor_rollout_ref.rollout.seed="$SEED" \
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128 \
-  actor_rollout_ref.actor.ppo_mini_batch_size="$EPISODES" actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=128 \
+  actor_rollout_ref.actor.ppo_mini_batch_size=$((EPISODES / 4)) actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32 \
   actor_rollout_ref.actor.optim.lr=4e-4 actor_rollout_ref.actor.use_kl_loss=false \
-  critic.ppo_mini_batch_size="$EPISODES" critic.ppo_micro_batch_size_per_gpu=128 critic.optim.lr=1e-3 \
+  critic.ppo_mini_batch_size=$((EPISODES / 4)) critic.ppo_micro_batch_size_per_gpu=32 critic.optim.lr=1e-3 \
   actor_rollout_ref.actor.checkpoint.save_contents='[model,optimizer,extra,hf_model]' \
   trainer.total_training_steps="$STEPS" trainer.total_epochs=1000 trainer.val_before_train=false trainer.test_freq=-1 \
   trainer.save_freq="$STEPS" trainer.default_local_dir="$OUT/checkpoints" \
@@ -39,7 +42,7 @@ TENSORBOARD_DIR="$OUT/tensorboard" python $here/progress.py \
 
 stage "4/4 evaluation after training"
 trained=$OUT/checkpoints/global_step_$STEPS/actor/huggingface
-python $here/evaluate.py --model "$trained" --data "$OUT/val.parquet" --limit "$QUESTIONS" --out "$OUT/after.json"
+evaluate --model "$trained" --out "$OUT/after.json"
 
 stage "done"
 python $here/evaluate.py --compare "$OUT/before.json" "$OUT/after.json" --checkpoint "$trained" --log "$OUT/train.log"

@@ -86,18 +86,27 @@ class Run:
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def finish(self, timeout_s: float = 420) -> Run:
-        """Run to the end; the end of the log is shown where it fails."""
+    def _wait(self, timeout_s: float) -> int:
+        """Run to the end and return the exit status; a run that hangs is killed, and the end of its log shown."""
         process = self.start()
         try:
-            status = process.wait(timeout_s)
+            return process.wait(timeout_s)
         except BaseException:
             process.kill()
             process.wait()
             print(self.log[-8000:])
             raise
+
+    def finish(self, timeout_s: float = 420) -> Run:
+        """Run to a good end."""
+        status = self._wait(timeout_s)
         assert status == 0, f"status {status}; the log ends:\n{self.log[-8000:]}"
         return self
+
+    def fail(self, timeout_s: float = 420) -> str:
+        """Run to a bad end; the log."""
+        assert self._wait(timeout_s) != 0, f"ended well; the log ends:\n{self.log[-3000:]}"
+        return self.log
 
     def kill_when(self, reached: Callable[[Run], bool], timeout_s: float = 420) -> None:
         """SIGKILL the driver as soon as ``reached``; its Ray ends with it."""

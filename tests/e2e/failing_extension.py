@@ -1,4 +1,4 @@
-"""Weight syncs that fail, for test_failing_sync.py; found through PYTHONPATH by vLLM's worker."""
+"""Weight syncs that fail, for test_weight_sync_failure.py; imported by vLLM's worker."""
 
 import os
 from typing import Any
