@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -42,9 +43,18 @@ _CORPUS = [
 ]
 
 
+HEADERS_AND_OTHERS = ("<|im_start|>", "<|tool|>")
+
+
 @cache
-def make_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of some 400 entries with ChatML's control tokens and two more."""
+def make_tokenizer(template: str = CHATML, headers_special: bool = True) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of some 400 entries with ChatML's control tokens and two more.
+
+    Args:
+        template: chat template.
+        headers_special: whether ``<|im_start|>`` and ``<|tool|>`` are held for special; DeepSeek-R1-Distill's turn
+            headers and ``<think>`` are not.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -58,6 +68,11 @@ def make_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
+    if not headers_special:
+        state = json.loads(tokenizer.to_str())
+        for token in state["added_tokens"]:
+            token["special"] = token["content"] not in HEADERS_AND_OTHERS
+        tokenizer = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

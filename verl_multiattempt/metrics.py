@@ -18,7 +18,8 @@ def episode_metrics(episodes: Sequence[Episode], reward: RewardSettings, max_att
     Args:
         episodes: ended episodes, each with at least one attempt.
         reward: the reward scheme, for ``reward/mean``.
-        max_attempts: largest k of ``accuracy@k``.
+        max_attempts: largest k of ``accuracy@k``, the share solved within k attempts of the episodes that were allowed
+            at least k; absent where no episode was.
 
     Returns:
         Flat metrics; empty without episodes.
@@ -46,7 +47,9 @@ def episode_metrics(episodes: Sequence[Episode], reward: RewardSettings, max_att
         "verification_s/max": max((attempt.verdict.seconds for attempt in attempts), default=0.0),
     }
     for k in range(1, max_attempts + 1):
-        metrics[f"accuracy@{k}"] = _share([episode.solved_within(k) for episode in episodes])
+        allowed = [episode.solved_within(k) for episode in episodes if episode.max_attempts >= k]
+        if allowed:
+            metrics[f"accuracy@{k}"] = _share(allowed)
     for outcome in Outcome:
         count = sum(attempt.verdict.outcome is outcome for attempt in attempts)
         metrics[f"verdicts/{outcome.value.lower()}"] = float(count)

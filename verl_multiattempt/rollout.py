@@ -66,7 +66,7 @@ async def run_episode(
             episode.truncated = True
             break
         messages.append({"role": "assistant", "content": generation.text})
-        verdict = await _decide(verify, generation.text, episode.question_id)
+        verdict = await decide(verify, generation.text, episode.question_id)
         attempt = Attempt(text=generation.text, verdict=verdict, stop=generation.stop, num_tokens=generation.num_tokens)
         episode.add(attempt)
         if not episode.ended:
@@ -75,8 +75,8 @@ async def run_episode(
     return messages
 
 
-async def _decide(verify: Verify, text: str, question_id: str) -> Verdict:
-    """The verdict; a verifier that raises, which it should not, gives ERROR."""
+async def decide(verify: Verify, text: str, question_id: str) -> Verdict:
+    """The verdict on ``text``; a verifier that raises, which it should not, gives ERROR."""
     try:
         return await verify(text)
     except Exception as error:

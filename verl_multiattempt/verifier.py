@@ -7,6 +7,7 @@ and it never raises for what a model wrote: whatever goes wrong is an outcome of
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -113,16 +114,32 @@ def load_verifier_class(name: str) -> Callable[..., Verifier]:
         raise ValueError(f"{must}, which cannot be imported: {type(error).__name__}: {error}") from error
 
 
-def make_verifier(settings: VerifierSettings) -> Verifier:
-    """Make the configured verifier: its class is called with the settings and ``settings.kwargs``.
+def check_verifier(settings: VerifierSettings) -> Callable[..., Verifier]:
+    """The configured class, after a look at whether it can be called and used as a verifier.
 
     Raises:
-        ValueError: see `load_verifier_class`, or the class refuses its arguments.
+        ValueError: see `load_verifier_class`, or the class is no verifier, or does not take ``settings.kwargs``.
     """
     verifier_class = load_verifier_class(settings.name)
+    missing = [name for name in ("verify", "close") if not callable(getattr(verifier_class, name, None))]
+    if missing:
+        raise ValueError(
+            "multiattempt.verifier.name must name a class with the coroutines verify and close; "
+            f"got {settings.name!r} without {' and '.join(missing)}"
+        )
     try:
-        return verifier_class(settings, **settings.kwargs)
+        inspect.signature(verifier_class).bind(settings, **settings.kwargs)
     except TypeError as error:
         raise ValueError(
             f"multiattempt.verifier.kwargs must fit {settings.name}; got {settings.kwargs!r}: {error}"
         ) from error
+    return verifier_class
+
+
+def make_verifier(settings: VerifierSettings) -> Verifier:
+    """Make the configured verifier: its class is called with the settings and ``settings.kwargs``.
+
+    Raises:
+        ValueError: see `check_verifier`.
+    """
+    return check_verifier(settings)(settings, **settings.kwargs)

@@ -109,6 +109,9 @@ class MathVerifier:
     async def verify(self, text: str, question: Question) -> Verdict:
         """See `verl_multiattempt.verifier.Verifier`."""
         started = time.perf_counter()
+        gold = question.ground_truth
+        if isinstance(gold, bool) or not isinstance(gold, str | int | float):
+            return Verdict(outcome=Outcome.ERROR, detail=f"the gold must be text or a number; got {gold!r:.200}")
         answer = extract_answer(text)
         if answer is None:
             return Verdict(outcome=Outcome.NO_ANSWER, feedback=NO_ANSWER_FEEDBACK)

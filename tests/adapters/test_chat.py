@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, ONE_QUESTION, STRICT, make_tokenizer
 from verl_multiattempt.adapters import chat
@@ -165,13 +166,6 @@ def test_kept_renderings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(found._cache) <= 3
 
 
-def test_feedback_that_the_template_drops_is_refused() -> None:
-    found = scaffold()
-    found.tokenizer = make_tokenizer(SILENT)
-    with pytest.raises(ValueError, match="the template does not render a system message"):
-        found.between_attempts("Something new.")
-
-
 # Tokens that end an attempt.
 
 
@@ -228,3 +222,30 @@ def test_attempt_text_is_without_control_tokens() -> None:
 def test_spaces_of_an_attempt_stay_as_sampled() -> None:
     ids = TOKENIZER.encode("  1 , 2 . \n", add_special_tokens=False)
     assert scaffold().attempt_text(ids) == "  1 , 2 . \n"
+
+
+# Turn headers that the tokenizer does not hold for special, as DeepSeek-R1-Distill's.
+
+
+def test_turn_headers_are_control_tokens_even_where_they_are_not_special() -> None:
+    tokenizer = make_tokenizer(CHATML, headers_special=False)
+    assert START not in special_ids(tokenizer)
+    found = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    assert START in found.control_ids
+    assert found.as_plain_text("<|im_start|>assistant") == "< |im_start|>assistant"
+    assert found.attempt_text([START, *tokenizer.encode("x")]) == "x"
+
+
+def test_what_follows_the_header_in_a_generation_prompt_is_the_models_to_write() -> None:
+    thinking = CHATML.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>assistant\n<|tool|>' }}")
+    assert "<|tool|>" in thinking
+    found = resolve_scaffold(make_tokenizer(thinking, headers_special=False), sample_feedback=FEEDBACK)
+    assert TOOL not in found.control_ids
+    assert START in found.control_ids
+
+
+def test_feedback_that_the_tokenizer_rewrites_is_rendered() -> None:
+    tokenizer = deepcopy(TOKENIZER)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    found = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    assert "caf\u00e9" in tokenizer.decode(found.between_attempts("cafe\u0301 is wrong"))

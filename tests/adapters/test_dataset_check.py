@@ -296,7 +296,15 @@ def test_short_rows_need_no_tokenizer(
             check(data_file, max_prompt_length=300)
 
 
-def test_empty_parquet_file_has_no_rows(check: Check, tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["images", "videos", "audios"])
+def test_column_of_media_that_no_attempt_would_see(check: Check, tmp_path: Path, column: str) -> None:
+    pyarrow.parquet.write_table(pa.Table.from_pylist([{**good_row(), column: ["x"]}]), tmp_path / "a.parquet")
+    with pytest.raises(DatasetError, match=f"must hold text only; got the column {column} in"):
+        check(tmp_path / "a.parquet")
+
+
+def test_files_without_a_row_are_refused(check: Check, tmp_path: Path) -> None:
     table = pa.Table.from_pylist([good_row()]).slice(0, 0)
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    assert check(tmp_path / "a.parquet") == 0
+    with pytest.raises(DatasetError, match="must name files with at least one row; got"):
+        check(tmp_path / "a.parquet")

@@ -246,7 +246,8 @@ def test_accelerator_may_be_elsewhere_in_a_cluster(good_config: MakeConfig, monk
     cluster = {"trainer.device": "cuda", "ray_kwargs.ray_init.address": "ray://head:10001"}
     assert find_problems(good_config(cluster)) == []
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert find_problems(good_config({"trainer.device": "cuda"})) == []
+    named_outside = {"trainer.device": "cuda", "ray_kwargs.ray_init.address": None}
+    assert find_problems(good_config(named_outside)) == []
 
 
 # Tokenizer, chat template, lengths.

@@ -163,3 +163,34 @@ def test_undecided_attempts_are_counted() -> None:
 
 def test_k_goes_to_validations_own_allowance() -> None:
     assert manager().settings.val_max_attempts == 3
+
+
+# Failures of the verifier on rollouts without a record.
+
+
+class Raising:
+    """A verifier with a bug."""
+
+    def __init__(self, settings: Any):
+        pass
+
+    async def verify(self, text: str, question: Any) -> Verdict:
+        raise KeyError("a bug")
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_verifier_that_raises_is_an_error_as_in_the_agent_loop() -> None:
+    result = await manager(multiattempt__verifier__name=f"{__name__}.Raising").run_single(rollout("\\boxed{42}"))
+    assert result["reward_score"] == -0.5
+    assert (result["reward_extra_info"]["errors"], result["reward_extra_info"]["acc"]) == (1, 0)
+
+
+async def test_failed_verification_fails_the_rollout_where_asked() -> None:
+    changes = {
+        "multiattempt__verifier__name": f"{__name__}.Raising",
+        "multiattempt__reward__on_verifier_failure": "fail",
+    }
+    with pytest.raises(RuntimeError, match=r"a verification failed and .* is fail: KeyError"):
+        await manager(**changes).run_single(rollout("\\boxed{42}"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from verl_multiattempt.verifier import (
     Question,
     Verdict,
     Verifier,
+    check_verifier,
     load_verifier_class,
     make_verifier,
     register_verifier,
@@ -126,3 +128,21 @@ def test_verifiers_follow_the_protocol(made: Any) -> None:
 
 def test_what_has_no_close_does_not_follow_the_protocol() -> None:
     assert not isinstance(object(), Verifier)
+
+
+def test_class_that_is_no_verifier_is_refused_by_name() -> None:
+    settings = VerifierSettings(name="verl_multiattempt.verifier.Outcome")
+    with pytest.raises(
+        ValueError, match=r"must name a class with the coroutines verify and close; got .* without verify"
+    ):
+        check_verifier(settings)
+
+
+def test_arguments_that_do_not_fit_are_refused_without_making_a_verifier() -> None:
+    with pytest.raises(ValueError, match=r"multiattempt\.verifier\.kwargs must fit .*; got \{'nope': 1\}"):
+        check_verifier(VerifierSettings(name=ECHO, kwargs={"nope": 1}))
+
+
+def test_gold_that_is_neither_text_nor_number_is_an_error() -> None:
+    verdict = asyncio.run(MathVerifier(VerifierSettings()).verify("\\boxed{42}", Question(ground_truth={"a": 42})))
+    assert (verdict.outcome, verdict.detail) == (Outcome.ERROR, "the gold must be text or a number; got {'a': 42}")

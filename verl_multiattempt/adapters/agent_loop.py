@@ -122,6 +122,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         """
         shared, settings = self.shared, self.shared.settings
         prompt = list(kwargs["raw_prompt"])
+        for message in prompt:
+            if not isinstance(message.get("content"), str):
+                raise ValueError(f"prompt[].content must be text; got {message.get('content')!r:.200}")
         extra_info = kwargs.get("extra_info") or {}
         key = prompt_key(prompt, _plain_index(extra_info.get("index")))
         episode = Episode(
@@ -159,7 +162,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
     async def _verify(self, text: str, question: Question) -> Verdict:
         verdict = await self.shared.verifier.verify(text, question)
         if verdict.feedback:
-            verdict = replace(verdict, feedback=self.shared.scaffold.as_plain_text(verdict.feedback))
+            # Lone surrogates, which a program's output may hold, no tokenizer takes.
+            text = verdict.feedback.encode("utf-8", "replace").decode()
+            verdict = replace(verdict, feedback=self.shared.scaffold.as_plain_text(text))
         return verdict
 
     def _output(self, episode: Episode, generator: _AttemptGenerator, num_turns: int) -> AgentLoopOutput:
@@ -209,7 +214,7 @@ def question_of(row: dict[str, Any]) -> Question:
 
 
 def _plain_index(index: Any) -> int | str | None:
-    return index if index is None else (str(index) if isinstance(index, str) else int(index))
+    return index if index is None or isinstance(index, str | int) else str(index)
 
 
 @dataclass(slots=True)
@@ -281,7 +286,7 @@ class _AttemptGenerator:
                 asked = min(asked, settings.stop_at_answer_every)
             output = await self._request(asked)
             ids = _until_stop(output.token_ids[:asked], scaffold)
-            stream.add_sampled(ids, None if output.log_probs is None else output.log_probs[: len(ids)])
+            stream.add_sampled(ids, output.log_probs[: len(ids)] if output.log_probs else None)
             # First, so that the cut does not depend on where a slice ends.
             if settings.stop_at_answer and self._cut_after_answer(start):
                 return Stop.ANSWER

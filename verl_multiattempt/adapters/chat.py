@@ -58,11 +58,7 @@ class ChatScaffold:
         return sorted(self.end_ids | self.control_ids)
 
     def between_attempts(self, feedback: str) -> list[int]:
-        """Tokens from the end of an attempt's text to the start of the next attempt, the end of turn included.
-
-        Raises:
-            ValueError: the template cannot render the feedback there.
-        """
+        """Tokens from the end of an attempt's text to the start of the next attempt, the end of turn included."""
         ids = self._cache.get(feedback)
         if ids is None:
             ids = _between_attempts(self.tokenizer, self.template_kwargs, self.opening_placement, self.feedback_role,
@@ -94,7 +90,8 @@ class ChatScaffold:
 
     def attempt_text(self, ids: Sequence[int]) -> str:
         """The text of an attempt, without control tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        written = [i for i in ids if i not in self.control_ids and i not in self.end_ids]
+        return str(self.tokenizer.decode(written, skip_special_tokens=True))
 
 
 def _between_attempts(tokenizer: Any, kwargs: Mapping[str, Any], placement: str, role: str, feedback: str) -> list[int]:
@@ -108,16 +105,30 @@ def _between_attempts(tokenizer: Any, kwargs: Mapping[str, Any], placement: str,
         )
         for answer in _ANSWERS
     ]
-    ids = _common_suffix(*renderings)
-    if feedback.strip() not in tokenizer.decode(ids):
-        raise ValueError(f"the template does not render a {role} message after the assistant's")
-    return ids
+    return _common_suffix(*renderings)
 
 
 def special_ids(tokenizer: Any) -> set[int]:
     """Ids of all tokens that the tokenizer holds for special: chat control, padding, end of text."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | {i for i in tokenizer.all_special_ids if i is not None}
+
+
+def _header_ids(tokenizer: Any, kwargs: Mapping[str, Any], placement: str, role: str, feedback: str) -> set[int]:
+    """Added tokens with which the template begins and ends turns.
+
+    Some tokenizers do not hold them for special (DeepSeek-R1-Distill's ``<|User|>`` and ``<|Assistant|>``). Of a
+    generation prompt only the first one counts: what follows, such as ``<think>``, is the model's to write.
+    """
+    opening = [*([_SYSTEM] if placement == "system" else []), _QUESTION]
+    turns = [*opening, {"role": "assistant", "content": _ANSWERS[0]}, {"role": role, "content": feedback}]
+    closed = render(tokenizer, turns, kwargs, add_generation_prompt=False)
+    prompted = render(tokenizer, turns, kwargs, add_generation_prompt=True)
+    prompt = prompted[len(closed) :] if prompted[: len(closed)] == closed else []
+    between = _between_attempts(tokenizer, kwargs, placement, role, feedback)
+    added = set(tokenizer.added_tokens_decoder)
+    written = {*render(tokenizer, opening, kwargs, add_generation_prompt=False), *between[: len(between) - len(prompt)]}
+    return (written & added) | {next((i for i in prompt if i in added), tokenizer.eos_token_id)} - {None}
 
 
 def resolve_scaffold(
@@ -151,6 +162,8 @@ def resolve_scaffold(
     for role in ("system", "user") if feedback_role == "auto" else (feedback_role,):
         try:
             ids = _between_attempts(tokenizer, kwargs, placement, role, sample_feedback)
+            if sample_feedback.strip() not in tokenizer.decode(ids):
+                raise ValueError(f"the template does not render a {role} message after the assistant's")
             break
         except Exception as error:  # a template refuses in ways of its own: jinja2, TypeError, KeyError ...
             reasons[role] = str(error)
@@ -161,7 +174,7 @@ def resolve_scaffold(
             f"got {feedback_role!r} ({told}). Set it to auto, or use another chat template."
         )
     allowed = {tokenizer.convert_tokens_to_ids(token) for token in allowed_special_tokens}
-    special = special_ids(tokenizer)
+    special = special_ids(tokenizer) | _header_ids(tokenizer, kwargs, placement, role, sample_feedback)
     end_ids = {i for i in (tokenizer.eos_token_id, ids[0]) if i in special}
     return ChatScaffold(
         tokenizer=tokenizer,

@@ -17,6 +17,7 @@ from verl_multiattempt.feedback import open_messages
 from verl_multiattempt.settings import Settings
 
 _COLUMNS = ("reward_model", "extra_info", "data_source")
+_MEDIA_COLUMNS = {"images", "videos", "audios"}
 _REMEDY_COLUMNS = "See verl's data format: prompt, data_source, reward_model.ground_truth, extra_info."
 
 
@@ -104,6 +105,8 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_columns(names: set[str], prompt_key: str) -> None:
+    for column in sorted(names & _MEDIA_COLUMNS):
+        raise _FileError(f"hold text only; got the column {column} in {{name!r}}. Drop the column.")
     for column in (prompt_key, "reward_model"):
         if column not in names:
             raise _FileError(f"have the column {column}; got none in {{name!r}}. {_REMEDY_COLUMNS}")

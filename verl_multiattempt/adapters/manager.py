@@ -10,6 +10,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.utils import tensordict_utils as tu
 
 from verl_multiattempt.adapters.agent_loop import VALIDATE_FIELD
+from verl_multiattempt.adapters.preflight import AGENT_LOOP
 
 
 def agent_loop_config_path() -> str:
@@ -34,6 +35,12 @@ class MultiAttemptAgentLoopManager(AgentLoopManagerTQ):
 
     def generate_sequences(self, prompts: Any) -> None:
         """Dispatch a batch to the workers, marked as validation or not."""
+        loop = self.rollout_config.agent.default_agent_loop
+        if "agent_name" in prompts and loop == AGENT_LOOP:
+            raise ValueError(
+                "the dataset must give no field agent_name, which makes verl run other agent loops than multiattempt; "
+                "got one. Drop it."
+            )
         validate = bool(prompts["validate"]) if "validate" in prompts else False
         tu.assign_non_tensor_data(prompts, VALIDATE_FIELD, validate)
         super().generate_sequences(prompts)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_multiattempt.adapters.register import plugin_problem
 from verl_multiattempt.settings import Settings
-from verl_multiattempt.verifier import load_verifier_class
+from verl_multiattempt.verifier import check_verifier
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def find_problems(config: DictConfig) -> list[str]:
     settings = _attempt(problems, lambda: _settings(config))
     if settings is None:
         return problems
-    _attempt(problems, lambda: load_verifier_class(settings.verifier.name))
+    _attempt(problems, lambda: check_verifier(settings.verifier))
     if not problems:  # the rest loads the tokenizer and the data, which may take seconds
         _attempt(problems, lambda: _tokens_and_data(config, settings, problems))
     return problems
@@ -100,8 +100,8 @@ def _platform(config: DictConfig) -> str | None:
     if device == "cpu":
         return check_cpu_platform()
     # A driver without an accelerator may well start training on a cluster that has some.
-    elsewhere = os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "ray_kwargs.ray_init.address")
-    if not elsewhere and find_accelerator() is None:
+    address = OmegaConf.select(config, "ray_kwargs.ray_init.address") or os.environ.get("RAY_ADDRESS")
+    if address in (None, "", "local") and find_accelerator() is None:
         return f"trainer.device must be there on this machine; got {device!r} and no accelerator. Add +platform=cpu."
     return None
 

@@ -10,6 +10,7 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl_multiattempt.adapters.agent_loop import RECORD_FIELD, question_of, read_settings
 from verl_multiattempt.episode import Attempt, Episode, Stop
 from verl_multiattempt.reward import episode_reward
+from verl_multiattempt.rollout import decide
 from verl_multiattempt.verifier import Outcome, Verifier, make_verifier
 
 
@@ -45,6 +46,12 @@ class MultiAttemptRewardManager(RewardManagerBase):
         record = (item.non_tensor_batch.get("tool_extra_fields") or {}).get(RECORD_FIELD)
         episode = Episode.from_record(record) if record is not None else await self._single_attempt(item)
         settings = self.settings
+        # Of an episode with a record, the agent loop has seen to this.
+        if record is None and episode.undecided and settings.reward.on_verifier_failure == "fail":
+            raise RuntimeError(
+                "a verification failed and multiattempt.reward.on_verifier_failure is fail: "
+                f"{episode.attempts[-1].verdict.detail}"
+            )
         return {
             "reward_score": float(episode_reward(episode, settings.reward)),
             "reward_extra_info": reward_extra_info(episode, settings.val_max_attempts or settings.max_attempts),
@@ -58,7 +65,8 @@ class MultiAttemptRewardManager(RewardManagerBase):
         length = int(item.batch["attention_mask"][-responses.shape[-1] :].sum())
         ids = responses[:length].tolist()
         text = await self.loop.run_in_executor(None, lambda: self.tokenizer.decode(ids, skip_special_tokens=True))
-        verdict = await self._verifier.verify(text, question_of(item.non_tensor_batch))
+        verifier, question = self._verifier, question_of(item.non_tensor_batch)
+        verdict = await decide(lambda attempt: verifier.verify(attempt, question), text, question.data_source)
         ended = bool(ids) and ids[-1] == self.tokenizer.eos_token_id
         stop = Stop.END_OF_TURN if ended else Stop.CONVERSATION_LIMIT
         episode = Episode(max_attempts=1)

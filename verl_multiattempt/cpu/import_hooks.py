@@ -15,16 +15,19 @@ Callback = Callable[[ModuleType], None]
 class _Loader(Loader):
     """The module's own loader, with the callback after ``exec_module``."""
 
-    def __init__(self, loader: Loader, callback: Callback) -> None:
+    def __init__(self, loader: Loader, name: str, callbacks: dict[str, Callback]) -> None:
         self._loader = loader
-        self._callback = callback
+        self._name = name
+        self._callbacks = callbacks
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._callback(module)
+        callback = self._callbacks.pop(self._name, None)
+        if callback is not None:
+            callback(module)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)  # get_source and the like, for inspect and tracebacks
@@ -35,16 +38,21 @@ class _Finder(MetaPathFinder):
 
     def __init__(self) -> None:
         self.callbacks: dict[str, Callback] = {}
+        self._asking: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        callback = self.callbacks.pop(fullname, None)
-        if callback is None:
+        if fullname not in self.callbacks or fullname in self._asking:
             return None
-        spec = find_spec(fullname)  # asks this finder too, which no longer knows the name
+        self._asking.add(fullname)
+        try:
+            spec = find_spec(fullname)  # asks this finder too, which then stands back
+        finally:
+            self._asking.discard(fullname)
+        # Looking for a module is not importing it: the callback stays until the module is executed.
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, callback)
+            spec.loader = _Loader(spec.loader, fullname, self.callbacks)
         return spec
 
 
