@@ -23,6 +23,7 @@ ADDED = {
     "critic.fsdp.mixed_precision",
     "actor_rollout_ref.rollout.engine_kwargs.vllm",
     "ray_kwargs.ray_init.num_gpus",
+    "ray_kwargs.ray_init.address",
     "ray_kwargs.ray_init.include_dashboard",
     "ray_kwargs.ray_init.runtime_env.env_vars",
 }
