@@ -16,7 +16,8 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from tests.adapters.harness import ScriptedServer, compose_config, make_loop, row, run_attempts
 from tests.adapters.invariants import check_rollout
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, STRICT, make_tokenizer
-from verl_multiattempt.adapters.agent_loop import VALIDATE_FIELD, EpisodeError, MultiAttemptAgentLoop
+from verl_multiattempt.adapters.agent_loop import VALIDATE_FIELD, MultiAttemptAgentLoop
+from verl_multiattempt.adapters.attempt_generator import EpisodeError
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key
 from verl_multiattempt.episode import Episode, Stop
 from verl_multiattempt.feedback import open_messages
