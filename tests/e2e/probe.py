@@ -48,7 +48,7 @@ class ProbeAgentLoop(MultiAttemptAgentLoop):
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
         validate = bool(kwargs.get(VALIDATE_FIELD))
         if validate:
-            sampling_params = {**sampling_params, "temperature": 1.0, "seed": 1234}
+            sampling_params = {**sampling_params, "temperature": 1.0, "seed": 1234 + int(kwargs["index"])}
         client = self.server_manager
         self.server_manager = witness = _Witness(client)
         output = await super().run(dict(sampling_params), priority, **kwargs)
