@@ -36,13 +36,13 @@ class Attempts:
     """Generates the attempts of one episode and keeps its tokens, as the agent loop does in training."""
 
     def __init__(
-        self, name: str, model: BatchedModel, scaffold: ChatScaffold, *, response_length: int, min_tokens: int
+        self, name: str, model: BatchedModel, scaffold: ChatScaffold, settings: Settings, *, response_length: int
     ):
         self._name = name
         self._model = model
         self._scaffold = scaffold
         self._response_length = response_length
-        self._min_tokens = min_tokens
+        self._settings = settings
         self._stream: TokenStream | None = None
 
     async def generate(self, messages: list[Message]) -> Generation | None:
@@ -53,15 +53,18 @@ class Attempts:
             stream = self._stream = TokenStream(ids, capacity=self._response_length)
         else:
             context = scaffold.context_after(stream.last_id, messages[-1]["content"])
-            if len(context) + self._min_tokens > stream.room:
+            if len(context) + self._settings.min_tokens_per_attempt > stream.room:
                 return None
             stream.add_context(context)
-        sampled = await self._model.generate(f"{self._name}/{len(messages)}", stream.all_ids, stream.room)
+        limit = min(stream.room, self._settings.max_tokens_per_attempt or stream.room)
+        sampled = await self._model.generate(f"{self._name}/{len(messages)}", stream.all_ids, limit)
         stream.add_sampled(sampled, None)
         if sampled[-1] in scaffold.end_ids:
             stop = Stop.END_OF_TURN
+        elif sampled[-1] in scaffold.control_ids:
+            stop = Stop.CONTROL_TOKEN
         else:
-            stop = Stop.CONTROL_TOKEN if sampled[-1] in scaffold.control_ids else Stop.CONVERSATION_LIMIT
+            stop = Stop.CONVERSATION_LIMIT if stream.room == 0 else Stop.ATTEMPT_LIMIT
         return Generation(text=scaffold.attempt_text(sampled), stop=stop, num_tokens=len(sampled))
 
 
@@ -86,8 +89,8 @@ async def run_all(
             f"{seed}/{max_attempts}/{name}",
             model,
             scaffold,
+            settings,
             response_length=response_length,
-            min_tokens=settings.min_tokens_per_attempt,
         )
         question = Question(ground_truth=row["reward_model"]["ground_truth"], data_source=row["data_source"])
         try:
@@ -207,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--response-length", type=int, default=256, help="data.max_response_length of the training")
+    parser.add_argument("--tokens-per-attempt", type=int, help="multiattempt.max_tokens_per_attempt of the training")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0, help="of the sampling")
     parser.add_argument(
@@ -228,6 +232,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--attempts must be at least 1; got {min(args.attempts)}")
     if args.limit < 1:
         parser.error(f"--limit must be at least 1; got {args.limit}")
+    least = Settings().min_tokens_per_attempt
+    try:
+        limit = args.tokens_per_attempt
+        settings = Settings(max_tokens_per_attempt=limit, min_tokens_per_attempt=min(least, limit or least))
+    except ValueError as error:
+        parser.error(str(error))
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -244,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             response_length=args.response_length,
             batch_size=args.batch_size,
             seed=args.seed,
+            settings=settings,
         )
     )
     for k, run in runs.items():

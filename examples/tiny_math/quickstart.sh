@@ -17,7 +17,8 @@ python $here/make.py --out "$OUT" --seed "$SEED"
 
 stage "2/4 evaluation before training"
 evaluate() {
-  python $here/evaluate.py --data "$OUT/val.parquet" --limit "$QUESTIONS" --response-length 160 "$@"
+  python $here/evaluate.py --data "$OUT/val.parquet" --limit "$QUESTIONS" --response-length 160 \
+    --tokens-per-attempt 8 "$@"
 }
 evaluate --model "$OUT/model" --out "$OUT/before.json"
 
@@ -28,16 +29,18 @@ TENSORBOARD_DIR="$OUT/tensorboard" python $here/progress.py \
   python -m verl.trainer.main_ppo +recipe=multiattempt +platform=cpu \
   data.train_files="$OUT/train.parquet" data.val_files="$OUT/val.parquet" \
   data.train_batch_size="$EPISODES" data.max_prompt_length=96 data.max_response_length=160 data.seed="$SEED" \
-  multiattempt.seed="$SEED" \
+  multiattempt.seed="$SEED" multiattempt.max_tokens_per_attempt=8 multiattempt.min_tokens_per_attempt=8 \
   actor_rollout_ref.model.path="$OUT/model" critic.model.path="$OUT/model" \
   actor_rollout_ref.rollout.seed="$SEED" \
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128 \
-  actor_rollout_ref.actor.ppo_mini_batch_size=$((EPISODES / 4)) actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32 \
+  actor_rollout_ref.actor.ppo_mini_batch_size=$((EPISODES / 4)) \
+  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32 \
   actor_rollout_ref.actor.optim.lr=6e-4 actor_rollout_ref.actor.optim.lr_scheduler_type=cosine \
-  actor_rollout_ref.actor.optim.min_lr_ratio=0.1 actor_rollout_ref.actor.use_kl_loss=false \
+  actor_rollout_ref.actor.optim.min_lr_ratio=0.2 actor_rollout_ref.actor.use_kl_loss=false \
   critic.ppo_mini_batch_size=$((EPISODES / 4)) critic.ppo_micro_batch_size_per_gpu=32 critic.optim.lr=1e-3 \
   actor_rollout_ref.actor.checkpoint.save_contents='[model,optimizer,extra,hf_model]' \
-  trainer.total_training_steps="$STEPS" trainer.total_epochs=1000 trainer.val_before_train=false trainer.test_freq=-1 \
+  trainer.critic_warmup=5 trainer.total_training_steps="$STEPS" trainer.total_epochs=1000 \
+  trainer.val_before_train=false trainer.test_freq=-1 \
   trainer.save_freq="$STEPS" trainer.default_local_dir="$OUT/checkpoints" \
   trainer.project_name=quickstart trainer.experiment_name=seed-"$SEED" trainer.logger='[console,file,tensorboard]' "$@"
 
