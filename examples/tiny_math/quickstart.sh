@@ -36,7 +36,8 @@ TENSORBOARD_DIR="$OUT/tensorboard" python $here/progress.py \
   actor_rollout_ref.actor.ppo_mini_batch_size=$((EPISODES / 4)) \
   actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32 \
   actor_rollout_ref.actor.optim.lr=6e-4 actor_rollout_ref.actor.optim.lr_scheduler_type=cosine \
-  actor_rollout_ref.actor.optim.min_lr_ratio=0.2 actor_rollout_ref.actor.use_kl_loss=false \
+  actor_rollout_ref.actor.optim.lr_warmup_steps=5 actor_rollout_ref.actor.optim.min_lr_ratio=0.2 \
+  actor_rollout_ref.actor.use_kl_loss=false \
   critic.ppo_mini_batch_size=$((EPISODES / 4)) critic.ppo_micro_batch_size_per_gpu=32 critic.optim.lr=1e-3 \
   actor_rollout_ref.actor.checkpoint.save_contents='[model,optimizer,extra,hf_model]' \
   trainer.critic_warmup=5 trainer.total_training_steps="$STEPS" trainer.total_epochs=1000 \
