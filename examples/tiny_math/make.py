@@ -93,7 +93,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
     """Returns an untrained Qwen2 of about 0.6M parameters.
 
-    The embeddings are untied: when vLLM on a CPU reloads weights, it does not handle tied ones well.
+    The embeddings are untied.
     """
     torch.manual_seed(seed)
     return Qwen2ForCausalLM(
