@@ -1,195 +1,352 @@
-"""The ``math`` verifier: math-verify in worker processes with a time limit enforced from outside.
+"""A pool of worker processes with a time limit enforced from outside, a memory cap and eager replacement.
 
-A worker is a plain child process (see `verl_multiattempt.verifier_worker`) spoken to over pipes by the event loop, so
-nothing is forked from a process with threads and no thread of the caller waits. A worker that is late, dies or
-answers nonsense is killed and replaced; that verification ends as TIMEOUT or ERROR.
+One fork server (`verl_multiattempt.verifier_server`) loads the handler once and forks the workers, so nothing is
+forked from the caller's process, and a worker that is late, dies or runs out of memory is replaced in milliseconds.
+Everything on this side runs as callbacks of one event loop, none of which waits.
+
+A handler is a factory named ``package.module:function``; what it returns takes one request (anything that pickles) and
+returns a value (anything that JSON holds), in the main thread of a worker::
+
+    def length_checker(limit):  # called once, in the fork server: load what is slow to load here
+        return lambda text: len(text) <= limit
+
+    pool = WorkerPool("my_package.checks:length_checker", {"limit": 3}, num_workers=2, timeout_s=5, memory_limit_mb=512)
+    reply = await pool.call("text")  # Reply(value=False, fault=None, ...)
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
-import re
-import subprocess
-import sys
+import pickle
+import reprlib
 import time
-from contextlib import suppress
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from verl_multiattempt.answer import extract_answer
-from verl_multiattempt.settings import VerifierSettings
-from verl_multiattempt.verifier import Outcome, Question, Verdict
+from verl_multiattempt.verifier_crew import Crew, Worker
+from verl_multiattempt.verifier_server import module_path
+from verl_multiattempt.verifier_worker import describe
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 120.0
-"""Seconds a worker may take to import sympy; generous, since many start at once on a busy machine."""
-MAX_ANSWER_CHARS = 20_000
-"""A longer answer is INCORRECT without a look: no gold is near that long, and parsing would eat the time limit."""
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
-NO_ANSWER_FEEDBACK = "No \\boxed{} answer was found."
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What became of one call."""
+
+    value: Any = None
+    """What the handler's callable returned, by way of JSON."""
+    fault: str | None = None
+    """None; or ``timeout``, ``died``, ``memory``, or ``error`` (the callable raised, or could not be asked)."""
+    detail: str | None = None
+    """What happened, for the log; None without a fault."""
+    seconds: float = 0.0
+    """Wall time, waiting for a worker included."""
 
 
-class WorkerError(RuntimeError):
-    """A verifier process could not be started or ended unexpectedly."""
+@dataclass(slots=True, kw_only=True)
+class PoolStats:
+    """What happened so far. Each call that was answered is in ``calls`` and, with a fault, in one of the next four."""
+
+    calls: int = 0
+    timeouts: int = 0
+    deaths: int = 0
+    over_memory: int = 0
+    errors: int = 0
+    recycled: int = 0
+    """Workers replaced after ``recycle_after`` calls."""
+    replaced: int = 0
+    """Workers replaced for any other reason; also those that died idle, or whose caller was cancelled."""
 
 
-class _Worker:
-    """One verifier process and its pipes."""
-
-    def __init__(self, process: asyncio.subprocess.Process):
-        self._process = process
-
-    @classmethod
-    async def start(cls, memory_limit_mb: int) -> _Worker:
-        command = [sys.executable, "-m", "verl_multiattempt.verifier_worker", str(memory_limit_mb)]
-        # One thread each: a pool of workers must not multiply BLAS threads.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, limit=2**20
-        )
-        worker = cls(process)
-        try:
-            await asyncio.wait_for(worker._read(), START_TIMEOUT_S)
-        except BaseException as error:
-            await worker.kill()
-            if isinstance(error, asyncio.TimeoutError | WorkerError):
-                raise WorkerError(f"a verifier process did not start: {error!r}") from error
-            raise
-        return worker
-
-    async def _read(self) -> dict[str, object]:
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise WorkerError(f"the verifier process ended (exit status {await self._process.wait()})")
-        try:
-            return dict(json.loads(line))
-        except ValueError as error:
-            raise WorkerError(f"the verifier process answered {line[:100]!r}") from error
-
-    async def ask(self, answer: str, gold: str) -> dict[str, object]:
-        assert self._process.stdin is not None
-        request = json.dumps({"answer": answer, "gold": gold}) + "\n"
-        try:
-            self._process.stdin.write(request.encode())
-            await self._process.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise WorkerError("the verifier process ended") from error
-        return await self._read()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the process is known to have ended; its pipe tells earlier than its exit status."""
-        assert self._process.stdout is not None
-        return self._process.returncode is not None or self._process.stdout.at_eof()
-
-    async def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+_COUNTERS = {"timeout": "timeouts", "died": "deaths", "memory": "over_memory", "error": "errors"}
 
 
-class MathVerifier:
-    r"""Decides answers in ``\boxed{}`` by math-verify. The exact cases are decided without a worker.
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Job:
+    """A call under way."""
+
+    payload: bytes
+    answer: asyncio.Future[Reply]
+    started: float
+    worker: Worker | None = None
+
+    def finish(self, *, value: Any = None, fault: str | None = None, detail: str | None = None) -> None:
+        if not self.answer.done():
+            seconds = time.perf_counter() - self.started
+            self.answer.set_result(Reply(value=value, fault=fault, detail=detail, seconds=seconds))
+
+
+class WorkerPool:
+    """Worker processes that run a handler's callable, one request at a time each.
+
+    The processes are started by the first call, on the loop that runs then; the pool belongs to that loop and its
+    thread, with whose end Linux ends the processes. A closed pool stays closed: a call is then answered with the fault
+    ``error``.
 
     Args:
-        settings: number of workers, time limit, memory limit.
+        handler: ``package.module:function``, a factory; what it returns takes a request and returns a JSON-able value.
+        handler_kwargs: the factory's arguments; they must pickle, and name nothing of the main script.
+        num_workers: worker processes.
+        timeout_s: hard limit on one request, from the moment it is sent to a worker.
+        memory_limit_mb: cap on the private memory of a worker, what the handler loaded included.
+        recycle_after: requests after which a worker is replaced.
+        queue_size: calls that may wait for a worker; further callers wait before they are queued.
+
+    Raises:
+        ValueError: a setting is out of range, or ``handler_kwargs`` cannot be pickled.
     """
 
-    def __init__(self, settings: VerifierSettings):
-        self._settings = settings
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle: asyncio.Queue[_Worker | None] = asyncio.Queue()
-        self._closing = asyncio.Lock()
-        self.num_replaced = 0
-        """Workers that had to be killed and replaced."""
-
-    async def verify(self, text: str, question: Question) -> Verdict:
-        """See `verl_multiattempt.verifier.Verifier`."""
-        started = time.perf_counter()
-        gold = question.ground_truth
-        if isinstance(gold, bool) or not isinstance(gold, str | int | float):
-            return Verdict(outcome=Outcome.ERROR, detail=f"the gold must be text or a number; got {gold!r:.200}")
-        answer = extract_answer(text)
-        if answer is None:
-            return Verdict(outcome=Outcome.NO_ANSWER, feedback=NO_ANSWER_FEEDBACK)
-        outcome, detail = decide_exactly(answer, str(question.ground_truth)), None
-        if outcome is None:
-            outcome, detail = await self._ask_worker(answer, str(question.ground_truth))
-        return Verdict(outcome=outcome, answer=answer, detail=detail, seconds=time.perf_counter() - started)
-
-    async def _ask_worker(self, answer: str, gold: str) -> tuple[Outcome, str | None]:
-        self._bind_to_loop()
-        worker = await self._idle.get()
-        # From here on the slot goes back whatever happens, filled or empty (None: start one when it is needed).
+    def __init__(
+        self,
+        handler: str,
+        handler_kwargs: Mapping[str, Any] | None = None,
+        *,
+        num_workers: int,
+        timeout_s: float,
+        memory_limit_mb: int,
+        recycle_after: int = 10_000,
+        queue_size: int = 1024,
+    ):
+        _check(handler, num_workers, timeout_s, memory_limit_mb, recycle_after, queue_size)
         try:
-            if worker is not None and worker.ended:  # killed while it was idle, by the kernel for instance
-                worker, self.num_replaced = None, self.num_replaced + 1
-            if worker is None:
-                worker = await _Worker.start(self._settings.memory_limit_mb)
-            reply = await asyncio.wait_for(worker.ask(answer, gold), self._settings.timeout_s)
-        except BaseException as error:
-            if worker is not None:
-                # The slot is emptied first: a cancellation may come while the worker is killed.
-                late, worker, self.num_replaced = worker, None, self.num_replaced + 1
-                await late.kill()
-            if isinstance(error, asyncio.TimeoutError):
-                detail = f"no verdict within {self._settings.timeout_s:g} s"
-                logger.warning("Verification timed out (%s): answer %.200r, gold %.200r", detail, answer, gold)
-                return Outcome.TIMEOUT, detail
-            if isinstance(error, WorkerError | OSError):
-                logger.warning("Verification failed (%s): answer %.200r, gold %.200r", error, answer, gold)
-                return Outcome.ERROR, str(error)
-            raise
-        finally:
-            self._idle.put_nowait(worker)
-        if "error" in reply:
-            return Outcome.ERROR, str(reply["error"])
-        return (Outcome.CORRECT if reply["correct"] else Outcome.INCORRECT), None
+            kwargs = pickle.dumps(dict(handler_kwargs or {}))
+        except Exception as error:
+            raise ValueError(f"handler_kwargs must pickle; got {describe(error)}. Pass plain values.") from error
+        self._setup = (handler, kwargs, memory_limit_mb)
+        self._num_workers, self._timeout_s, self._recycle_after = num_workers, timeout_s, recycle_after
+        self.stats = PoolStats()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._crew: Crew | None = None
+        self._closed = False
+        self._broken: str | None = None  # why no worker can be had
+        self._queue: deque[_Job] = deque()
+        self._room = asyncio.Semaphore(queue_size)
+        self._idle: list[Worker] = []  # the last one used is used first: its caches are warm
+        self._requests = itertools.count(1)
 
-    def _bind_to_loop(self) -> None:
-        """Fill the slots at the first call: pipes belong to the event loop that runs then."""
+    @property
+    def num_ready(self) -> int:
+        """Workers that are up, busy ones included."""
+        return len(self.worker_pids)
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that are up."""
+        workers = self._crew.workers.values() if self._crew else ()
+        return [worker.pid for worker in workers if worker.is_ready and worker.pid is not None]
+
+    @property
+    def server_pid(self) -> int | None:
+        """Process id of the fork server; None while there is none."""
+        return self._crew.server.pid if self._crew and self._crew.server else None
+
+    async def call(self, request: Any) -> Reply:
+        """Have a worker handle a request. What happens there, whatever it is, comes back as a `Reply`.
+
+        A call whose task is cancelled is dropped from the queue, or its worker is ended and replaced.
+
+        Raises:
+            RuntimeError: the pool is used from a second event loop.
+        """
+        started = time.perf_counter()
+        loop = self._own_loop()
+        reply = await self._ask(request, loop.create_future(), started)
+        self._count(reply, request)
+        return reply
+
+    async def close(self) -> None:
+        """End the processes; calls under way are answered with the fault ``died``. May be called again.
+
+        Raises:
+            RuntimeError: the pool is used from a second event loop.
+        """
+        self._closed = True
+        if self._loop is None:
+            return
+        self._own_loop()
+        self._answer_queue("died", "the pool was closed")
+        if self._crew is not None:
+            await self._crew.stop("the pool was closed")
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            for _ in range(self._settings.num_workers):
-                self._idle.put_nowait(None)
         elif self._loop is not loop:
             raise RuntimeError(
-                "a MathVerifier must be used from one event loop; got a second one. Make one for each loop."
+                "a WorkerPool must be used from one event loop; got a second one. Make one for each loop."
             )
+        if self._crew is None and not self._closed:
+            self._crew = self._start_crew(loop)
+        return loop
 
-    async def close(self) -> None:
-        """Kill the workers; running verifications end first."""
-        if self._loop is None:
+    def _start_crew(self, loop: asyncio.AbstractEventLoop) -> Crew:
+        # Only now: what the caller has put on its path until here counts.
+        setup = pickle.dumps((module_path(), os.environ.get("PYTHONPATH"), *self._setup))
+        crew = Crew(
+            loop,
+            setup,
+            self._num_workers,
+            on_ready=self._worker_ready,
+            on_reply=self._worker_replied,
+            on_down=self._worker_down,
+            on_ended=self._worker_ended,
+            on_broken=self._crew_broken,
+        )
+        crew.start_server()
+        return crew
+
+    # Calls.
+
+    async def _ask(self, request: Any, answer: asyncio.Future[Reply], started: float) -> Reply:
+        job = _Job(payload=b"", answer=answer, started=started)
+        if self._closed:
+            job.finish(fault="error", detail="the pool is closed")
+            return answer.result()
+        await self._room.acquire()
+        try:
+            if self._closed:
+                job.finish(fault="died", detail="the pool was closed")
+            elif self._broken is not None:
+                job.finish(fault="error", detail=self._broken)
+            else:
+                job.payload = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            job.finish(fault="error", detail=f"the request cannot be pickled: {describe(error)}")
+        if answer.done():
+            self._room.release()
+            return answer.result()
+        self._queue.append(job)
+        self._dispatch()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._abandon(job)
+            raise
+
+    def _abandon(self, job: _Job) -> None:
+        if job in self._queue:
+            self._queue.remove(job)
+            self._room.release()
+        elif job.worker is not None:
+            self._replace(job.worker)
+
+    def _dispatch(self) -> None:
+        while self._queue and self._idle:
+            worker, job = self._idle.pop(), self._queue.popleft()
+            assert worker.channel is not None
+            assert self._loop is not None
+            worker.request = next(self._requests)
+            if not worker.channel.send(worker.request, job.payload):
+                self._queue.appendleft(job)  # dead already: the request was not seen there
+                self._lose(worker, None)
+                continue
+            worker.job, job.worker, job.payload = job, worker, b""
+            worker.timer = self._loop.call_later(self._timeout_s, self._late, worker)
+            self._room.release()
+
+    def _answer_queue(self, fault: str, detail: str) -> None:
+        while self._queue:
+            self._queue.popleft().finish(fault=fault, detail=detail)
+            self._room.release()
+
+    def _count(self, reply: Reply, request: Any) -> None:
+        self.stats.calls += 1
+        if reply.fault is None:
             return
-        async with self._closing:
-            # All slots are taken before one is given back: an empty slot given back could be taken here again.
-            num_taken = 0
-            try:
-                for _ in range(self._settings.num_workers):
-                    worker = await self._idle.get()
-                    num_taken += 1
-                    if worker is not None:
-                        await worker.kill()
-            finally:
-                for _ in range(num_taken):
-                    self._idle.put_nowait(None)
+        counter = _COUNTERS[reply.fault]
+        count = getattr(self.stats, counter) + 1
+        setattr(self.stats, counter, count)
+        if count <= 10 or count % 100 == 0:
+            logger.warning("Verification fault %r, number %d: %s; request %s", reply.fault, count, reply.detail,
+                           reprlib.repr(request)[:300])  # fmt: skip
+
+    # What happens to workers.
+
+    def _worker_ready(self, worker: Worker) -> None:
+        self._idle.append(worker)
+        self._dispatch()
+
+    def _worker_replied(self, worker: Worker, number: int, reply: bytes) -> None:
+        job, kind, content = worker.job, *_parse(reply)
+        if job is None or number != worker.request or kind is None:
+            self._lose(worker, f"the worker sent what is no reply: {reply[:40]!r}")
+            return
+        worker.disarm()
+        worker.job = job.worker = None
+        if kind == "memory":
+            job.finish(fault="memory", detail=content)
+            self._replace(worker)
+            return
+        if kind == "error":
+            job.finish(fault="error", detail=content)
+        else:
+            job.finish(value=content)
+        if worker.num_done >= self._recycle_after:
+            self._replace(worker, is_recycled=True)
+        else:
+            self._worker_ready(worker)
+
+    def _late(self, worker: Worker) -> None:
+        job, worker.job = worker.job, None
+        job.finish(fault="timeout", detail=f"no reply within {self._timeout_s:g} s")
+        self._replace(worker)
+
+    def _replace(self, worker: Worker, *, is_recycled: bool = False) -> None:
+        assert self._crew is not None
+        if self._crew.retire(worker):
+            self.stats.recycled += is_recycled
+            self.stats.replaced += not is_recycled
+
+    def _lose(self, worker: Worker, reason: str | None) -> None:
+        assert self._crew is not None
+        self._crew.lose(worker, reason)
+
+    def _worker_down(self, worker: Worker, reason: str | None) -> None:
+        self.stats.replaced += not self._closed
+        if worker in self._idle:
+            self._idle.remove(worker)
+        if worker.job is not None and reason is not None:
+            worker.job.finish(fault="died", detail=reason)
+
+    def _worker_ended(self, worker: Worker, how: str) -> None:
+        if worker.job is not None:
+            worker.job.finish(fault="died", detail=f"the worker ended ({how})")
+            worker.job = None
+
+    def _crew_broken(self, reason: str | None) -> None:
+        self._broken = reason
+        if reason is not None:
+            self._answer_queue("error", reason)
 
 
-def decide_exactly(answer: str, gold: str) -> Outcome | None:
-    """Decide the cases that need no algebra: equal text, or two plain integers; None for the others."""
-    answer, gold = _plain(answer), _plain(gold)
-    if answer == gold:
-        return Outcome.CORRECT
-    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
-        return Outcome.CORRECT if int(answer) == int(gold) else Outcome.INCORRECT
-    if len(answer) > MAX_ANSWER_CHARS:
-        return Outcome.INCORRECT
-    return None
+def _parse(reply: bytes) -> tuple[str | None, Any]:
+    """A reply's kind (``value``, ``error`` or ``memory``) and content; None for what is no reply."""
+    try:
+        ((kind, content),) = json.loads(reply).items()
+    except (ValueError, AttributeError, RecursionError):
+        return None, None
+    if kind == "value" or (kind in ("error", "memory") and isinstance(content, str)):
+        return kind, content
+    return None, None
 
 
-def _plain(text: str) -> str:
-    return text.strip().strip("$").strip()
+def _check(
+    handler: str, num_workers: int, timeout_s: float, memory_limit_mb: int, recycle_after: int, queue_size: int
+) -> None:
+    module, colon, name = handler.partition(":")
+    if not (module and colon and name.isidentifier()):
+        raise ValueError(f"handler must be package.module:function; got {handler!r}. Name the factory.")
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s must be above 0; got {timeout_s!r}. It is a number of seconds.")
+    counts = {"num_workers": num_workers, "memory_limit_mb": memory_limit_mb, "recycle_after": recycle_after}
+    for field, value in {**counts, "queue_size": queue_size}.items():
+        if not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{field} must be a whole number above 0; got {value!r}. Take 1 or more.")
