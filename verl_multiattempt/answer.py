@@ -13,7 +13,7 @@ def boxed_spans(text: str) -> list[tuple[int, int]]:
     Braces are matched with escapes (``\{``) taken as text. A box that never closes is no box; a complete box inside
     an unclosed one counts. Runs in time linear in the text, whatever the nesting.
     """
-    closes = _matching_braces(text)
+    closes = matching_braces(text)
     spans: list[tuple[int, int]] = []
     position = 0
     while match := _OPEN.search(text, position):
@@ -26,7 +26,7 @@ def boxed_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _matching_braces(text: str) -> dict[int, int]:
+def matching_braces(text: str) -> dict[int, int]:
     """Position of the closing brace for each position of an opening brace that has one."""
     closes: dict[int, int] = {}
     stack: list[int] = []

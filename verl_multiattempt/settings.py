@@ -131,7 +131,11 @@ class VerifierSettings:
     timeout_s: float = 5.0
     """Seconds after which a verification is ended from outside, with verdict TIMEOUT."""
     memory_limit_mb: int = 2048
-    """Address space of a verifier process in MiB; beyond it the verdict is ERROR."""
+    """Private memory of a verifier process in MiB; beyond it the verdict is ERROR."""
+    recycle_after: int = 10_000
+    """Verifications after which a verifier process is replaced by a fresh one."""
+    queue_size: int = 1024
+    """Verifications that may wait for a process; further episodes wait before they are queued."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the verifier class."""
 
@@ -144,6 +148,9 @@ class VerifierSettings:
                  self.timeout_s)  # fmt: skip
         _require(_is_int(self.memory_limit_mb) and self.memory_limit_mb >= 256, "verifier.memory_limit_mb",
                  "be an integer of at least 256 (MiB)", self.memory_limit_mb)  # fmt: skip
+        for name in ("recycle_after", "queue_size"):
+            value = getattr(self, name)
+            _require(_is_int(value) and value >= 1, f"verifier.{name}", "be an integer of at least 1", value)
         _require(isinstance(self.kwargs, Mapping), "verifier.kwargs", "be a mapping", self.kwargs)
 
 

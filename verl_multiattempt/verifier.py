@@ -6,9 +6,10 @@ and it never raises for what a model wrote: whatever goes wrong is an outcome of
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
@@ -32,6 +33,10 @@ class Outcome(str, Enum):
         return self.value
 
 
+FAULTS = ("timeout", "died", "memory", "error")
+"""Faults of a verification in a process: it was late, died, ran out of memory, raised."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The decision on one attempt."""
@@ -43,6 +48,8 @@ class Verdict:
     """Text for the model, shown where ``multiattempt.feedback.use_verifier_text`` is on."""
     detail: str | None = None
     """For the log: why TIMEOUT or ERROR."""
+    fault: str | None = None
+    """What went wrong in a verifier process, one of `FAULTS`; None where nothing did, or no process was involved."""
     seconds: float = 0.0
     """Wall time of the verification, waiting for a free worker included."""
 
@@ -77,8 +84,21 @@ class Verifier(Protocol):
         ...
 
 
+async def verify_all(verifier: Verifier, items: Iterable[tuple[str, Question]]) -> list[Verdict]:
+    """Decide many attempts at once, as a batch evaluation does; the verdicts come in the order of the items.
+
+    Args:
+        verifier: bounds by itself how many run at a time.
+        items: texts of attempts with their rows.
+    """
+    return list(await asyncio.gather(*(verifier.verify(text, question) for text, question in items)))
+
+
 Factory = Callable[[VerifierSettings], Verifier]
-_REGISTRY: dict[str, str] = {"math": "verl_multiattempt.verifier_pool.MathVerifier"}
+_REGISTRY: dict[str, str] = {
+    "math": "verl_multiattempt.math_verifier.MathVerifier",
+    "compute_score": "verl_multiattempt.adapters.compute_score.ComputeScoreVerifier",
+}
 
 
 def register_verifier(name: str, import_path: str) -> None:

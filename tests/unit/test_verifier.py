@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from verl_multiattempt import verifier as module
+from verl_multiattempt.math_verifier import MathVerifier
 from verl_multiattempt.settings import VerifierSettings
 from verl_multiattempt.verifier import (
     Outcome,
@@ -18,7 +19,6 @@ from verl_multiattempt.verifier import (
     make_verifier,
     register_verifier,
 )
-from verl_multiattempt.verifier_pool import MathVerifier
 
 
 class Echo:
@@ -70,7 +70,7 @@ def test_name_that_is_taken_is_refused() -> None:
     with pytest.raises(ValueError, match="name") as caught:
         register_verifier("math", ECHO)
     assert str(caught.value) == (
-        "name must be free; got 'math', which is verl_multiattempt.verifier_pool.MathVerifier. Register "
+        "name must be free; got 'math', which is verl_multiattempt.math_verifier.MathVerifier. Register "
         f"{ECHO} under another name."
     )
 
@@ -78,7 +78,7 @@ def test_name_that_is_taken_is_refused() -> None:
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
     register_verifier("echo", ECHO)
     assert refused("maths") == (
-        "multiattempt.verifier.name must be one of echo, math or package.module.Class; got 'maths'"
+        "multiattempt.verifier.name must be one of compute_score, echo, math or package.module.Class; got 'maths'"
     )
 
 
@@ -93,7 +93,7 @@ def test_unknown_name_is_refused_with_the_known_ones() -> None:
 def test_path_that_cannot_be_imported_is_refused_with_the_reason(name: str, reason: str) -> None:
     sentence = refused(name)
     assert sentence.startswith(
-        f"multiattempt.verifier.name must be one of math or package.module.Class; got {name!r}, "
+        f"multiattempt.verifier.name must be one of compute_score, math or package.module.Class; got {name!r}, "
         "which cannot be imported: "
     )
     assert reason in sentence
@@ -145,4 +145,5 @@ def test_arguments_that_do_not_fit_are_refused_without_making_a_verifier() -> No
 
 def test_gold_that_is_neither_text_nor_number_is_an_error() -> None:
     verdict = asyncio.run(MathVerifier(VerifierSettings()).verify("\\boxed{42}", Question(ground_truth={"a": 42})))
-    assert (verdict.outcome, verdict.detail) == (Outcome.ERROR, "the gold must be text or a number; got {'a': 42}")
+    assert verdict.outcome is Outcome.ERROR
+    assert verdict.detail == "reward_model.ground_truth must be text, a number or a list of them; got {'a': 42}"

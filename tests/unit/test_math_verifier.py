@@ -1,0 +1,132 @@
+"""``MathVerifier``: outcomes, golds as data sets give them, feedback on the format, faults of the pool."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy
+import pytest
+import pytest_asyncio
+
+from verl_multiattempt.math_verifier import MathVerifier
+from verl_multiattempt.settings import VerifierSettings
+from verl_multiattempt.verifier import Outcome, Question, Verdict, verify_all
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def verifier() -> AsyncIterator[MathVerifier]:
+    verifier = MathVerifier(VerifierSettings(num_workers=1, timeout_s=10))
+    yield verifier
+    await verifier.close()
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def verify(verifier: MathVerifier, text: str, gold: Any) -> Verdict:
+    return await verifier.verify(text, Question(ground_truth=gold))
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        (r"It is \boxed{\frac{1}{2}}.", Outcome.CORRECT),
+        (r"It is \boxed{0.5}.", Outcome.CORRECT),
+        (r"It is \boxed{2}.", Outcome.INCORRECT),
+        (r"First \boxed{\frac12}, no: \boxed{3}", Outcome.INCORRECT),
+        ("It is 1/2.", Outcome.NO_ANSWER),
+    ],
+)
+async def test_the_last_box_decides(verifier: MathVerifier, text: str, outcome: Outcome) -> None:
+    assert (await verify(verifier, text, r"\frac{1}{2}")).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        27,
+        27.0,
+        "27",
+        "27.0",
+        "$27$",
+        r"\boxed{27}",
+        "so 20 + 7 = 27\n#### 27",
+        numpy.float64(27.0),
+        numpy.int64(27),
+        ["26", "27"],
+        numpy.array(["27"], dtype=object),
+    ],
+    ids=repr,
+)
+async def test_golds_as_data_sets_give_them(verifier: MathVerifier, gold: Any) -> None:
+    assert (await verify(verifier, r"\boxed{27}", gold)).outcome is Outcome.CORRECT
+    assert (await verify(verifier, r"\boxed{270}", gold)).outcome is Outcome.INCORRECT
+
+
+@pytest.mark.parametrize("gold", [None, True, {"a": 1}, [], "", [None]], ids=repr)
+async def test_a_gold_that_is_none_is_an_error_that_names_the_field(verifier: MathVerifier, gold: Any) -> None:
+    verdict = await verify(verifier, r"\boxed{27}", gold)
+    assert verdict.outcome is Outcome.ERROR
+    assert verdict.detail is not None
+    assert "reward_model.ground_truth must" in verdict.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "feedback"),
+    [
+        ("5", r"No \boxed{} answer was found."),
+        (r"\boxed{5", r"The \boxed{ was not closed"),
+        (r"\boxed{}", r"The \boxed{} was empty."),
+    ],
+)
+async def test_feedback_on_the_format(verifier: MathVerifier, text: str, feedback: str) -> None:
+    verdict = await verify(verifier, text, "5")
+    assert verdict.outcome is Outcome.NO_ANSWER
+    assert verdict.feedback is not None
+    assert verdict.feedback.startswith(feedback)
+
+
+async def test_a_decided_answer_gives_no_feedback_that_could_tell_the_gold(verifier: MathVerifier) -> None:
+    assert (await verify(verifier, r"\boxed{6}", "5")).feedback is None
+
+
+async def test_what_needs_algebra_goes_to_a_worker_and_the_rest_does_not(verifier: MathVerifier) -> None:
+    before = verifier.pool.stats.calls
+    await verify(verifier, r"\boxed{0.50}", r"\frac{1}{2}")
+    assert verifier.pool.stats.calls == before
+    verdict = await verify(verifier, r"\boxed{(x+1)^2}", "x^2+2x+1")
+    assert verdict.outcome is Outcome.CORRECT
+    assert verifier.pool.stats.calls == before + 1
+
+
+async def test_math_verify_is_asked_about_what_this_package_does_not_read(verifier: MathVerifier) -> None:
+    assert (await verify(verifier, r"\boxed{\int_0^1 x dx}", r"\frac{1}{2}")).outcome is Outcome.CORRECT
+    assert (await verify(verifier, r"\boxed{\int_0^1 x dx}", r"\frac{1}{3}")).outcome is Outcome.INCORRECT
+
+
+async def test_a_batch_keeps_its_order(verifier: MathVerifier) -> None:
+    items = [(rf"\boxed{{{k}}}", Question(ground_truth="3")) for k in range(6)]
+    outcomes = [verdict.outcome for verdict in await verify_all(verifier, items)]
+    assert [outcome is Outcome.CORRECT for outcome in outcomes] == [k == 3 for k in range(6)]
+
+
+@pytest.mark.asyncio
+async def test_a_verification_that_takes_too_long_is_a_timeout() -> None:
+    verifier = MathVerifier(VerifierSettings(num_workers=1, timeout_s=0.5))
+    try:
+        answer = r"\sum_{k=1}^{10^{9}} \sin(k^k) \sum_{j=1}^{10^9} \cos(j^j)"
+        verdict = await verify(verifier, rf"\boxed{{{answer}}}", r"\sum_{k=1}^{10^9} \tan(k^k)")
+        assert verdict.outcome in (Outcome.TIMEOUT, Outcome.INCORRECT)
+        assert verdict.seconds < 30
+        assert (await verify(verifier, r"\boxed{2x}", "x+x")).outcome is Outcome.CORRECT
+    finally:
+        await verifier.close()
+
+
+@pytest.mark.asyncio
+async def test_a_closed_verifier_answers_with_an_error_and_does_not_hang() -> None:
+    verifier = MathVerifier(VerifierSettings(num_workers=1))
+    await verifier.close()
+    await verifier.close()
+    verdict = await asyncio.wait_for(verify(verifier, r"\boxed{2x}", "x+x"), 10)
+    assert verdict.outcome is Outcome.ERROR
