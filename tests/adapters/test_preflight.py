@@ -60,7 +60,7 @@ def test_resolved_config_has_no_problems(good_config: MakeConfig) -> None:
         ({"multiattempt": None}, "multiattempt must be in the config; got nothing. Add +recipe=multiattempt "),
         (
             {"multiattempt.verifier.name": "maths"},
-            "multiattempt.verifier.name must be one of math or package.module.Class; got 'maths'",
+            "multiattempt.verifier.name must be one of compute_score, math or package.module.Class; got 'maths'",
         ),
         (
             {"multiattempt.seed": "${no.such.key}"},
@@ -120,12 +120,75 @@ def test_sampler_of_ones_own_is_said_aloud(good_config: MakeConfig, caplog: pyte
     assert "custom_sampler.path is pkg://mine" in caplog.text
 
 
-def test_custom_reward_function(good_config: MakeConfig) -> None:
+def test_custom_reward_function_beside_another_verifier(good_config: MakeConfig) -> None:
     (problem,) = find_problems(good_config({"reward.custom_reward_function.path": "mine.py"}))
     assert problem == (
         "reward.custom_reward_function.path must be null, since the reward comes from the verdicts of "
-        "multiattempt.verifier; got 'mine.py'. Set multiattempt.verifier.name to a verifier of your own."
+        "multiattempt.verifier (math); got 'mine.py'. "
+        "Set multiattempt.verifier.name=compute_score to make the function the verifier."
     )
+
+
+# A reward function of verl as the verifier (test_compute_score.py has the other cases).
+
+
+def compute_score(**kwargs: Any) -> dict[str, Any]:
+    return {"multiattempt.verifier.name": "compute_score", "multiattempt.verifier.kwargs": kwargs}
+
+
+def test_custom_reward_function_as_the_verifier(good_config: MakeConfig, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def mine(data_source, solution_str, ground_truth, extra_info, k): return 1", encoding="utf-8")
+    function = {"path": str(path), "name": "mine", "reward_kwargs": {"k": 1}}
+    changes = {**compute_score(threshold=0.5, run_in="pool"), "reward.custom_reward_function": function}
+    assert find_problems(good_config(changes)) == []
+    (problem,) = find_problems(good_config({**changes, "reward.custom_reward_function.name": "other"}))
+    assert problem == (f"reward.custom_reward_function.name must be a function in {path}; got 'other', which is not")
+
+
+def test_custom_reward_function_that_is_not_there(good_config: MakeConfig) -> None:
+    # In the pool too, whose processes would find out too late.
+    changes = {**compute_score(run_in="pool"), "reward.custom_reward_function.path": "none.py"}
+    (problem,) = find_problems(good_config(changes))
+    assert problem == (
+        "reward.custom_reward_function.path must name a file or pkg://package.module; got 'none.py', which is not there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "problem"),
+    [
+        ({"threshold": "high"}, "multiattempt.verifier.kwargs.threshold must be a finite number; got 'high'"),
+        ({"run_in": "ray"}, "multiattempt.verifier.kwargs.run_in must be one of thread, pool; got 'ray'"),
+        ({"answer_pattern": "["}, "multiattempt.verifier.kwargs.answer_pattern must be null, boxed or a regular "),
+        (
+            {"treshold": 1},
+            "multiattempt.verifier.kwargs must fit compute_score; got {'treshold': 1}: got an unexpected ",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_argument_of_the_reward_function(good_config: MakeConfig, kwargs: dict[str, Any], problem: str) -> None:
+    (found,) = find_problems(good_config(compute_score(**kwargs)))
+    assert found.startswith(problem)
+
+
+def test_data_source_that_verls_own_function_does_not_know(good_config: MakeConfig, tmp_path: Path) -> None:
+    rows = [good_row(data_source=source) for source in ("openai/gsm8k", "mine", "mine", "yours")]
+    path = write_rows(tmp_path / "val.parquet", rows)
+    known = write_rows(tmp_path / "train.jsonl", rows[:1])
+    changes = {**compute_score(), "data.train_files": str(known), "data.val_files": [str(known), str(path)]}
+    assert find_problems(good_config({**changes, "data.val_files": str(known)})) == []
+    assert find_problems(good_config(changes)) == [
+        f"{path}, row {row}: data_source must be one that verl's default_compute_score knows; got {source!r}. "
+        "Set reward.custom_reward_function.path to a function of your own."
+        for row, source in ((1, "mine"), (3, "yours"))
+    ]
+
+
+def test_data_sources_do_not_matter_to_a_function_of_ones_own(good_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def compute_score(**row): return 1", encoding="utf-8")
+    assert find_problems(good_config(compute_score(path=str(tmp_path / "mine.py")))) == []
 
 
 def test_reward_model(good_config: MakeConfig) -> None:

@@ -11,6 +11,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 
 from verl_multiattempt.adapters.attempt_generator import AttemptGenerator, EpisodeError
 from verl_multiattempt.adapters.chat import ChatScaffold, resolve_scaffold
+from verl_multiattempt.adapters.compute_score import with_reward_function
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.feedback import feedback_text, open_messages
@@ -37,7 +38,7 @@ class _Shared:
 
 
 def read_settings(config: DictConfig) -> Settings:
-    """The validated settings of ``config.multiattempt``.
+    """The validated settings of ``config.multiattempt``, with the reward function that verl's own keys name.
 
     Raises:
         ValueError: the key is absent, or a value cannot work.
@@ -45,7 +46,8 @@ def read_settings(config: DictConfig) -> Settings:
     node = config.get("multiattempt")
     if node is None:
         raise ValueError("multiattempt must be in the config; got nothing. Add +recipe=multiattempt to the command.")
-    return Settings.from_mapping(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node)
+    values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    return Settings.from_mapping(with_reward_function(values, config))
 
 
 def scaffold_for(settings: Settings, tokenizer: Any, template_kwargs: Any) -> ChatScaffold:

@@ -48,15 +48,11 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
     Raises:
         DatasetError: a file cannot be read, a column is missing, or a row cannot be used.
     """
-    from verl.utils.fs import copy_to_local
-
     count = 0
     names = data_files(config, key)
     for name in names:
         try:
-            # As verl's RLHFDataset does: remote files are fetched into its cache.
-            path = copy_to_local(name, cache_dir=os.path.expanduser(config.data.get("cache_dir", "~/.cache/verl/rlhf")))
-            rows = _read(Path(path).expanduser(), config.data.get("prompt_key", "prompt"))
+            rows = _read(_local(name, config), config.data.get("prompt_key", "prompt"))
             for number, row in enumerate(rows):
                 _check_row(row, config, settings, scaffold, where=f"{name}, row {number}")
                 count += 1
@@ -67,6 +63,29 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
     if count == 0:
         raise DatasetError(f"data.{key} must name files with at least one row; got {names!r}. {_REMEDY_COLUMNS}")
     return count
+
+
+def data_sources(config: Any, key: str) -> dict[str, str]:
+    """Each ``data_source`` in the files under ``data.<key>``, with the place of its first row.
+
+    Args:
+        config: the whole config.
+        key: ``train_files`` or ``val_files``, whose files have passed `check_files`.
+    """
+    places: dict[str, str] = {}
+    for name in data_files(config, key):
+        rows = _read(_local(name, config), config.data.get("prompt_key", "prompt"))
+        for number, row in enumerate(rows):
+            places.setdefault(str(row["data_source"] or ""), f"{name}, row {number}")
+    return places
+
+
+def _local(name: str, config: Any) -> Path:
+    """Where a file is on this machine; remote files are fetched into verl's cache, as its RLHFDataset does."""
+    from verl.utils.fs import copy_to_local
+
+    cache = os.path.expanduser(config.data.get("cache_dir", "~/.cache/verl/rlhf"))
+    return Path(copy_to_local(name, cache_dir=cache)).expanduser()
 
 
 class _FileError(ValueError):

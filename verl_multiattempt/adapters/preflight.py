@@ -15,6 +15,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from verl_multiattempt.adapters.compute_score import NAMES
 from verl_multiattempt.adapters.register import plugin_problem
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import check_verifier
@@ -72,7 +73,7 @@ def find_problems(config: DictConfig) -> list[str]:
     settings = _attempt(problems, lambda: _settings(config))
     if settings is None:
         return problems
-    _attempt(problems, lambda: check_verifier(settings.verifier))
+    _attempt(problems, lambda: _verifier(settings))
     if not problems:  # the rest loads the tokenizer and the data, which may take seconds
         _attempt(problems, lambda: _tokens_and_data(config, settings, problems))
     return problems
@@ -91,6 +92,16 @@ def _settings(config: DictConfig) -> Settings:
     from verl_multiattempt.adapters.agent_loop import read_settings
 
     return read_settings(config)
+
+
+def _verifier(settings: Settings) -> None:
+    """Check the verifier's class, and of a reward function that it can be loaded and takes its arguments."""
+    from verl_multiattempt.adapters.compute_score import ComputeScoreVerifier
+
+    verifier_class = check_verifier(settings.verifier)
+    if isinstance(verifier_class, type) and issubclass(verifier_class, ComputeScoreVerifier):
+        verifier = verifier_class(settings.verifier, **settings.verifier.kwargs)
+        verifier.reward_function.function  # noqa: B018 - raises where it cannot be loaded
 
 
 def _platform(config: DictConfig) -> str | None:
@@ -151,10 +162,12 @@ def _wiring(config: DictConfig) -> Iterator[str]:
     if manager != REWARD_MANAGER:
         yield f"reward.reward_manager.name must be {REWARD_MANAGER}; got {manager!r}. {_REMEDY}"
     function = OmegaConf.select(config, "reward.custom_reward_function.path")
-    if function is not None:
+    verifier = OmegaConf.select(config, "multiattempt.verifier.name") if config.get("multiattempt") else None
+    if function is not None and verifier not in NAMES:
         yield (
             "reward.custom_reward_function.path must be null, since the reward comes from the verdicts of "
-            f"multiattempt.verifier; got {function!r}. Set multiattempt.verifier.name to a verifier of your own."
+            f"multiattempt.verifier ({verifier}); got {function!r}. "
+            "Set multiattempt.verifier.name=compute_score to make the function the verifier."
         )
     if OmegaConf.select(config, "reward.reward_model.enable"):
         yield (
@@ -187,6 +200,21 @@ def _tokens_and_data(config: DictConfig, settings: Settings, problems: list[str]
         return
     for key in ("train_files", "val_files"):
         _attempt(problems, lambda key=key: check_files(config, key, settings, scaffold))  # type: ignore[misc]
+    if not problems and settings.verifier.name in NAMES and settings.verifier.kwargs.get("path") is None:
+        _default_function(config, settings.verifier.kwargs.get("reward_kwargs") or {}, problems)
+
+
+def _default_function(config: DictConfig, reward_kwargs: Any, problems: list[str]) -> None:
+    """Check that verl's own reward function knows the sources of the data."""
+    from verl_multiattempt.adapters.dataset_check import data_sources
+    from verl_multiattempt.adapters.function_loader import check_source
+
+    places = {**data_sources(config, "val_files"), **data_sources(config, "train_files")}
+    for data_source, place in places.items():
+        try:
+            check_source(data_source, reward_kwargs)
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
 
 
 def _tokenizer(config: DictConfig) -> Any:
