@@ -137,6 +137,7 @@ class Episode:
                     "answer": attempt.verdict.answer,
                     "verifier_feedback": attempt.verdict.feedback,
                     "detail": attempt.verdict.detail,
+                    "fault": attempt.verdict.fault,
                     "seconds": attempt.verdict.seconds,
                 }
                 for attempt in self.attempts
@@ -163,6 +164,7 @@ class Episode:
                     answer=item["answer"],
                     feedback=item["verifier_feedback"],
                     detail=item["detail"],
+                    fault=item.get("fault"),
                     seconds=item["seconds"],
                 ),
             )

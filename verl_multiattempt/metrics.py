@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from verl_multiattempt.episode import Episode, Stop
 from verl_multiattempt.reward import episode_reward
 from verl_multiattempt.settings import RewardSettings
-from verl_multiattempt.verifier import Outcome
+from verl_multiattempt.verifier import FAULTS, Outcome
 
 PREFIX = "multiattempt/"
 
@@ -53,6 +53,8 @@ def episode_metrics(episodes: Sequence[Episode], reward: RewardSettings, max_att
     for outcome in Outcome:
         count = sum(attempt.verdict.outcome is outcome for attempt in attempts)
         metrics[f"verdicts/{outcome.value.lower()}"] = float(count)
+    for fault in FAULTS:
+        metrics[f"verifier_faults/{fault}"] = float(sum(attempt.verdict.fault == fault for attempt in attempts))
     retries = [(episode, i) for episode in episodes for i in range(1, episode.attempts_used)]
     if retries:
         metrics["refinement"] = _share(

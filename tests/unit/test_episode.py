@@ -159,7 +159,7 @@ def test_record_survives_json_and_gives_the_episode_back(made: Episode) -> None:
 
 def test_record_is_written_as_pinned() -> None:
     made = Episode(max_attempts=2, question_id="gsm/7", num_context_tokens=3)
-    verdict = Verdict(outcome=Outcome.TIMEOUT, answer="1", feedback="f", detail="d", seconds=0.5)
+    verdict = Verdict(outcome=Outcome.TIMEOUT, answer="1", feedback="f", detail="d", fault="timeout", seconds=0.5)
     made.add(Attempt(text="\\boxed{1}", verdict=verdict, stop=Stop.ANSWER, num_tokens=4, feedback="Again."))
     assert made.to_record() == {
         "schema": 1,
@@ -177,6 +177,7 @@ def test_record_is_written_as_pinned() -> None:
                 "answer": "1",
                 "verifier_feedback": "f",
                 "detail": "d",
+                "fault": "timeout",
                 "seconds": 0.5,
             }
         ],

@@ -13,7 +13,8 @@ C, W, N, T, E = Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER, Outcome.T
 def attempt(
     outcome: Outcome, answer: str | None, num_tokens: int, seconds: float = 0.0, stop: Stop = Stop.END_OF_TURN
 ) -> Attempt:
-    verdict = Verdict(outcome=outcome, answer=answer, seconds=seconds)
+    fault = "timeout" if outcome is T else None
+    verdict = Verdict(outcome=outcome, answer=answer, fault=fault, seconds=seconds)
     return Attempt(text="", verdict=verdict, stop=stop, num_tokens=num_tokens)
 
 
@@ -80,6 +81,10 @@ def test_every_metric_has_its_hand_computed_value() -> None:
             "multiattempt/verdicts/no_answer": 2,
             "multiattempt/verdicts/timeout": 1,
             "multiattempt/verdicts/error": 0,
+            "multiattempt/verifier_faults/timeout": 1,
+            "multiattempt/verifier_faults/died": 0,
+            "multiattempt/verifier_faults/memory": 0,
+            "multiattempt/verifier_faults/error": 0,
             # further attempts: 2 of the second episode, 1 of the third, 1 of the fourth
             "multiattempt/refinement": 1 / 4,
             "multiattempt/repeat": 1 / 4,
