@@ -31,6 +31,10 @@ NUM_VERL_THREADS = 8
 """Callers of verl's path at once; its own pool has four processes."""
 
 
+NUM_EPISODES = 256
+"""Episodes open at once, each with one verification at a time."""
+
+
 @dataclass(frozen=True)
 class Case:
     """An answer and the gold it is judged by."""
@@ -81,19 +85,18 @@ async def ours(cases: list[Case], num_workers: int) -> tuple[float, list[bool], 
 
     ticker = asyncio.create_task(tick())
 
-    async def one(case: Case) -> bool:
-        # As episodes come: each after an await of its own, not all in one go.
-        await asyncio.sleep(0)
-        return (await verifier.verify(case.text, Question(ground_truth=case.gold))).outcome is Outcome.CORRECT
+    decisions = [False] * len(cases)
+    numbered = iter(enumerate(cases))
 
-    semaphore = asyncio.Semaphore(256)
-
-    async def bounded(case: Case) -> bool:
-        async with semaphore:
-            return await one(case)
+    async def episode() -> None:
+        """One of the episodes that are open at a time; each judges the next answer there is."""
+        for number, case in numbered:
+            await asyncio.sleep(0)  # as after a generation: other episodes run in between
+            verdict = await verifier.verify(case.text, Question(ground_truth=case.gold))
+            decisions[number] = verdict.outcome is Outcome.CORRECT
 
     started = time.perf_counter()
-    decisions = await asyncio.gather(*map(bounded, cases))
+    await asyncio.gather(*[episode() for _ in range(NUM_EPISODES)])
     seconds = time.perf_counter() - started
     ticker.cancel()
     await verifier.close()

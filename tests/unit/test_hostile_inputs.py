@@ -23,7 +23,9 @@ SLACK_S = 3.0
 TICK_S = 0.005
 MAX_BLOCKED_S = 0.25
 NUM_LOOKS = 3
-"""An input that seems to block the event loop is looked at again: a machine with other work is late by itself."""
+"""An input that seems to block the event loop, or the pool, is looked at again: a machine with other work is late by
+itself."""
+NEXT_OUTCOMES = (Outcome.CORRECT, Outcome.INCORRECT)
 SAMPLE_S = 0.02
 
 INPUTS = hostile_inputs()
@@ -140,7 +142,7 @@ async def observe(observations: Observations) -> None:
         for number, (each, text, gold) in enumerate(prepared, start=2):
             observed = await observe_one(verifier, ticker, text, gold, number)
             for _ in range(NUM_LOOKS - 1):
-                if observed.blocked_s < MAX_BLOCKED_S:
+                if observed.blocked_s < MAX_BLOCKED_S and observed.next_outcomes == NEXT_OUTCOMES:
                     break
                 observed = await observe_one(verifier, ticker, text, gold, number)
             observations.by_input[each.kind, each.name] = observed
@@ -187,7 +189,7 @@ def test_hostile_input(each: HostileInput, observations: Observations) -> None:
     assert isinstance(observed.verdict, Verdict), f"raised {observed.verdict!r}"
     assert observed.verdict.outcome in set(Outcome) - {Outcome.CORRECT}
     assert observed.seconds < SETTINGS.timeout_s + SLACK_S
-    assert observed.next_outcomes == (Outcome.CORRECT, Outcome.INCORRECT)
+    assert observed.next_outcomes == NEXT_OUTCOMES
     assert observed.blocked_s < MAX_BLOCKED_S
 
 

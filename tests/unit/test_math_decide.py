@@ -1,11 +1,14 @@
 """Roundings, golds as published, and what the exact path leaves to a worker."""
 
+import asyncio
+
 import pytest
 
 from verl_multiattempt.math_verifier import MathVerifier
 from verl_multiattempt.math_verifier.decide import MAX_ANSWER_CHARS, decide, decide_exactly, published_gold
 from verl_multiattempt.math_verifier.rounding import Tolerance
 from verl_multiattempt.settings import VerifierSettings
+from verl_multiattempt.verifier import Question, Verdict, verify_all
 
 
 @pytest.mark.parametrize("tolerance", [-1, 0.5, True])
@@ -71,3 +74,17 @@ def test_what_is_too_long_is_correct_only_as_the_same_text() -> None:
 def test_neighbours_of_very_large_and_very_small_values_are_told_apart(answer: str, gold: str) -> None:
     assert decide(answer, gold, Tolerance()) is False
     assert decide(gold, gold + " ", Tolerance()) is True
+
+
+def test_a_second_event_loop_does_not_wait_for_turns_of_the_first() -> None:
+    verifier = MathVerifier(VerifierSettings())
+
+    async def many() -> list[Verdict]:
+        question = Question(ground_truth="1")
+        call = asyncio.ensure_future(verifier.verify(r"\boxed{1}", question))
+        verdicts = await asyncio.wait_for(verify_all(verifier, [(r"\boxed{1}", question)] * 40), 10)
+        call.cancel()
+        return verdicts
+
+    for _ in range(3):
+        assert len(asyncio.run(many())) == 40

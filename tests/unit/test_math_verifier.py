@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from verl_multiattempt.math_verifier import MathVerifier
+from verl_multiattempt.math_verifier.verifier import NUM_INLINE
 from verl_multiattempt.settings import VerifierSettings
 from verl_multiattempt.verifier import Outcome, Question, Verdict, verify_all
 
@@ -108,6 +109,28 @@ async def test_a_batch_keeps_its_order(verifier: MathVerifier) -> None:
     items = [(rf"\boxed{{{k}}}", Question(ground_truth="3")) for k in range(6)]
     outcomes = [verdict.outcome for verdict in await verify_all(verifier, items)]
     assert [outcome is Outcome.CORRECT for outcome in outcomes] == [k == 3 for k in range(6)]
+
+
+async def test_hundreds_of_answers_at_once_leave_the_event_loop_room_for_other_work(verifier: MathVerifier) -> None:
+    async def iterations() -> int:
+        count = 0
+        while not batch.done():
+            await asyncio.sleep(0)
+            count += 1
+        return count
+
+    batch = asyncio.ensure_future(verify_all(verifier, [(r"\boxed{1/2}", Question(ground_truth="0.5"))] * 500))
+    count = await iterations()
+    assert {verdict.outcome for verdict in await batch} == {Outcome.CORRECT}
+    assert count >= 500 / NUM_INLINE
+
+
+async def test_a_caller_that_gives_up_while_it_waits_for_its_turn_holds_up_nobody(verifier: MathVerifier) -> None:
+    calls = [asyncio.ensure_future(verify(verifier, r"\boxed{1}", "1")) for _ in range(10 * NUM_INLINE)]
+    await asyncio.sleep(0)
+    for call in calls[:-1]:
+        call.cancel()
+    assert (await asyncio.wait_for(calls[-1], 10)).outcome is Outcome.CORRECT
 
 
 @pytest.mark.asyncio

@@ -2,7 +2,9 @@ r"""``MathVerifier``: what is quickly decided here and now, the rest in worker p
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -16,6 +18,10 @@ from verl_multiattempt.verifier_pool import WorkerPool
 
 MAX_INLINE_CHARS = 20_000
 """A longer attempt is searched for its box by a worker, so that the event loop never waits for it."""
+
+
+NUM_INLINE = 16
+"""Decisions in one iteration of the event loop: when hundreds of attempts end at once, it must run other things too."""
 
 
 class MathVerifier:
@@ -37,6 +43,7 @@ class MathVerifier:
                 f"got {relative_tolerance!r}. The default is 1e-4."
             )
         self._tolerance = Tolerance(relative=relative_tolerance)
+        self._turns = _Turns(NUM_INLINE)
         self.pool = WorkerPool(
             "verl_multiattempt.math_verifier.decide:make_handler",
             {"relative_tolerance": relative_tolerance},
@@ -50,6 +57,7 @@ class MathVerifier:
     async def verify(self, text: str, question: Question) -> Verdict:
         """See `verl_multiattempt.verifier.Verifier`. A gold that is a list holds alternatives: any of them is right."""
         started = time.perf_counter()
+        await self._turns.take()
         golds = golds_of(question.ground_truth)
         if golds is None:
             got = f"{question.ground_truth!r:.200}"
@@ -90,6 +98,39 @@ class MathVerifier:
     async def close(self) -> None:
         """End the worker processes; verifications under way end as ERROR."""
         await self.pool.close()
+
+
+class _Turns:
+    """Lets ``size`` callers pass in each iteration of the event loop; the others wait, first come first served."""
+
+    def __init__(self, size: int):
+        self._size = self._left = size
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def take(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # the last one is closed, and what was planned there never runs
+            self._loop, self._left = loop, self._size
+            self._waiting.clear()
+        if self._left == self._size:
+            loop.call_soon(self._renew, loop)
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left = self._size
+        while self._waiting and self._left:
+            turn = self._waiting.popleft()
+            if not turn.done():  # its caller was cancelled
+                turn.set_result(None)
+                self._left -= 1
+        if self._left < self._size:
+            loop.call_soon(self._renew, loop)
 
 
 def outcome_of(fault: str | None, correct: bool | None) -> Outcome:
