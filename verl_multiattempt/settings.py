@@ -143,15 +143,17 @@ class VerifierSettings:
         _require(isinstance(self.name, str) and bool(self.name), "verifier.name",
                  "be a registered name or an import path", self.name)  # fmt: skip
         _require(_is_int(self.num_workers) and self.num_workers >= 1, "verifier.num_workers",
-                 "be an integer of at least 1", self.num_workers)  # fmt: skip
-        _require(_is_number(self.timeout_s) and self.timeout_s > 0, "verifier.timeout_s", "be above 0 seconds",
-                 self.timeout_s)  # fmt: skip
+                 "be an integer of at least 1", self.num_workers, "One or two are enough.")  # fmt: skip
+        _require(_is_number(self.timeout_s) and self.timeout_s > 0, "verifier.timeout_s",
+                 "be a finite number of seconds above 0", self.timeout_s, "The default is 5.")  # fmt: skip
         _require(_is_int(self.memory_limit_mb) and self.memory_limit_mb >= 256, "verifier.memory_limit_mb",
-                 "be an integer of at least 256 (MiB)", self.memory_limit_mb)  # fmt: skip
+                 "be an integer of at least 256 (MiB)", self.memory_limit_mb, "The default is 2048.")  # fmt: skip
         for name in ("recycle_after", "queue_size"):
             value = getattr(self, name)
-            _require(_is_int(value) and value >= 1, f"verifier.{name}", "be an integer of at least 1", value)
-        _require(isinstance(self.kwargs, Mapping), "verifier.kwargs", "be a mapping", self.kwargs)
+            _require(_is_int(value) and value >= 1, f"verifier.{name}", "be an integer of at least 1", value,
+                     "Leave it out for the default.")  # fmt: skip
+        _require(isinstance(self.kwargs, Mapping), "verifier.kwargs", "be a mapping", self.kwargs,
+                 "Set its keys one by one: +multiattempt.verifier.kwargs.<key>=<value>.")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,8 @@ def check_verifier(settings: VerifierSettings) -> Callable[..., Verifier]:
     """The configured class, after a look at whether it can be called and used as a verifier.
 
     Raises:
-        ValueError: see `load_verifier_class`, or the class is no verifier, or does not take ``settings.kwargs``.
+        ValueError: see `load_verifier_class`, or the class is no verifier, or does not take ``settings.kwargs``, or its
+            static method ``check_arguments``, if it has one, refuses them.
     """
     verifier_class = load_verifier_class(settings.name)
     missing = [name for name in ("verify", "close") if not callable(getattr(verifier_class, name, None))]
@@ -153,6 +154,8 @@ def check_verifier(settings: VerifierSettings) -> Callable[..., Verifier]:
         raise ValueError(
             f"multiattempt.verifier.kwargs must fit {settings.name}; got {settings.kwargs!r}: {error}"
         ) from error
+    if callable(check := getattr(verifier_class, "check_arguments", None)):
+        check(**settings.kwargs)
     return verifier_class
 
 

@@ -9,7 +9,6 @@ import pytest
 import pytest_asyncio
 
 from verl_multiattempt.math_verifier import MathVerifier
-from verl_multiattempt.math_verifier.verifier import NUM_INLINE
 from verl_multiattempt.settings import VerifierSettings
 from verl_multiattempt.verifier import Outcome, Question, Verdict, verify_all
 
@@ -91,6 +90,29 @@ async def test_a_decided_answer_gives_no_feedback_that_could_tell_the_gold(verif
     assert (await verify(verifier, r"\boxed{6}", "5")).feedback is None
 
 
+class Strange:
+    """A gold that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("gold", [Strange(), 10**5000], ids=["strange", "huge"])
+async def test_a_gold_that_raises_is_an_error(verifier: MathVerifier, gold: Any) -> None:
+    verdict = await verify(verifier, r"\boxed{27}", gold)
+    assert (verdict.outcome, verdict.fault) == (Outcome.ERROR, "error")
+
+
+async def test_a_long_attempt_is_searched_by_a_worker(verifier: MathVerifier) -> None:
+    before = verifier.pool.stats.calls
+    verdict = await verify(verifier, r"\boxed{5}" + " so" * 10_000, "5")
+    assert (verdict.outcome, verdict.answer) == (Outcome.CORRECT, "5")
+    verdict = await verify(verifier, "{}" * 10_000, "5")
+    assert verdict.outcome is Outcome.NO_ANSWER
+    assert verdict.feedback is not None
+    assert verifier.pool.stats.calls == before + 2
+
+
 async def test_what_needs_algebra_goes_to_a_worker_and_the_rest_does_not(verifier: MathVerifier) -> None:
     before = verifier.pool.stats.calls
     await verify(verifier, r"\boxed{0.50}", r"\frac{1}{2}")
@@ -119,14 +141,14 @@ async def test_hundreds_of_answers_at_once_leave_the_event_loop_room_for_other_w
             count += 1
         return count
 
-    batch = asyncio.ensure_future(verify_all(verifier, [(r"\boxed{1/2}", Question(ground_truth="0.5"))] * 500))
+    batch = asyncio.ensure_future(verify_all(verifier, [(r"\boxed{1/2}", Question(ground_truth="0.5"))] * 3000))
     count = await iterations()
     assert {verdict.outcome for verdict in await batch} == {Outcome.CORRECT}
-    assert count >= 500 / NUM_INLINE
+    assert count > 10  # all in one iteration without turns
 
 
 async def test_a_caller_that_gives_up_while_it_waits_for_its_turn_holds_up_nobody(verifier: MathVerifier) -> None:
-    calls = [asyncio.ensure_future(verify(verifier, r"\boxed{1}", "1")) for _ in range(10 * NUM_INLINE)]
+    calls = [asyncio.ensure_future(verify(verifier, r"\boxed{1}", "1")) for _ in range(200)]
     await asyncio.sleep(0)
     for call in calls[:-1]:
         call.cancel()

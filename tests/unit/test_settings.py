@@ -197,14 +197,26 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "reward.on_verifier_failure must be one of incorrect, fail; got 'skip'",
     ),
     ({"verifier": {"name": ""}}, "verifier.name must be a registered name or an import path; got ''"),
-    ({"verifier": {"num_workers": 0}}, "verifier.num_workers must be an integer of at least 1; got 0"),
-    ({"verifier": {"timeout_s": 0}}, "verifier.timeout_s must be above 0 seconds; got 0"),
-    ({"verifier": {"timeout_s": float("nan")}}, "verifier.timeout_s must be above 0 seconds; got nan"),
+    (
+        {"verifier": {"num_workers": 0}},
+        "verifier.num_workers must be an integer of at least 1; got 0. One or two are enough.",
+    ),
+    (
+        {"verifier": {"timeout_s": 0}},
+        "verifier.timeout_s must be a finite number of seconds above 0; got 0. The default is 5.",
+    ),
+    (
+        {"verifier": {"timeout_s": float("nan")}},
+        "verifier.timeout_s must be a finite number of seconds above 0; got nan. The default is 5.",
+    ),
     (
         {"verifier": {"memory_limit_mb": 255}},
-        "verifier.memory_limit_mb must be an integer of at least 256 (MiB); got 255",
+        "verifier.memory_limit_mb must be an integer of at least 256 (MiB); got 255. The default is 2048.",
     ),
-    ({"verifier": {"kwargs": [1]}}, "verifier.kwargs must be a mapping; got (1,)"),
+    (
+        {"verifier": {"kwargs": [1]}},
+        "verifier.kwargs must be a mapping; got (1,). Set its keys one by one: +multiattempt.verifier.kwargs.<key>=<value>.",
+    ),
     ({"verifier": None}, "verifier must be a mapping; got None"),
 ]
 

@@ -22,13 +22,10 @@ from verl_multiattempt.math_verifier.forms import (
     Union,
     Words,
     canonical,
-    infinity,
 )
-from verl_multiattempt.math_verifier.structure import is_name
+from verl_multiattempt.math_verifier.ranges import FLIPPED, region, reversed_relation
+from verl_multiattempt.math_verifier.structure import is_name, is_simple_name, read_tokens
 from verl_multiattempt.math_verifier.text import Token
-
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
-
 
 LeafEqual = Callable[[Leaf, Leaf], bool]
 
@@ -47,21 +44,22 @@ class Comparison:
     def any_same(self, golds: Iterable[Answer], answers: Iterable[Answer]) -> bool:
         """Whether a reading of the answer is a reading of the gold."""
         answers = list(answers)
-        return any(self.same(gold, answer) for gold in golds for answer in answers)
+        return any(self.same(_only(gold), _only(answer)) for gold in golds for answer in answers)
 
     def same(self, gold: Answer, answer: Answer) -> bool:
         """Whether ``answer`` is ``gold``."""
         if gold.canonical == answer.canonical:
             return True
         g, a = gold.structure, answer.structure
-        if (letter := choice(gold)) and letter == choice(answer):
+        if _same_choice(gold, answer):
             return True
         if isinstance(g, Relation) or isinstance(a, Relation):
             return self._relations(gold, answer)
         if isinstance(g, Words) or isinstance(a, Words):
             return _words(gold, answer)
         if isinstance(g, Union) or isinstance(a, Union):
-            return isinstance(g, Union) and isinstance(a, Union) and self._unordered(g.parts, a.parts)
+            both = isinstance(g, Union) and isinstance(a, Union)
+            return (both and self._unordered(g.parts, a.parts)) or self._regions(gold, answer)  # type: ignore[union-attr]
         if isinstance(g, Matrix) or isinstance(a, Matrix):
             return self._matrices(g, a)
         if isinstance(g, Collection) or isinstance(a, Collection):
@@ -71,8 +69,11 @@ class Comparison:
     def _leaves(self, gold: Leaf, answer: Leaf) -> bool:
         if gold.unit and answer.unit and gold.unit != answer.unit:
             return False
+        modulus = next((unit for unit in (gold.unit, answer.unit) if unit and unit.startswith("mod ")), None)
+        if modulus and gold.unit != answer.unit and (gold.number is None or answer.number is None):
+            return False
         if (gold.base or answer.base) and gold.base != answer.base:
-            return not (gold.base and answer.base) and _same_digits(gold, answer)  # it may be left out, but not changed
+            return not answer.base and _same_digits(gold, answer)  # it may be left out, but not changed
         if gold.base and _same_digits(gold, answer):
             return True
         return (
@@ -87,29 +88,61 @@ class Comparison:
         if max(len(gold), len(answer)) > 3 * min(len(gold), len(answer)):
             return False
         pairs = [[self.same(item, other) for other in answer] for item in gold]
-        return all(map(any, pairs)) and all(map(any, zip(*pairs, strict=True)))
+        if not (all(map(any, pairs)) and all(map(any, zip(*pairs, strict=True)))):
+            return False
+        if len(gold) != len(answer):  # one of them names a value twice
+            return True
+        return _is_pairing_possible(pairs)
 
     def _collections(self, gold: Answer, answer: Answer) -> bool:
         g, a = gold.structure, answer.structure
         if not isinstance(g, Collection):
-            return (
-                isinstance(a, Collection)
-                and a.opening in ("", "{")
-                and len(a.items) == 1
-                and self.same(gold, a.items[0])
-            )
+            if isinstance(a, Collection) and a.opening == ":":
+                return self._ratio_is(a, g)
+            # "1/2 or 0.5" is one value
+            return isinstance(a, Collection) and a.opening == "" and all(self.same(gold, item) for item in a.items)
         if not isinstance(a, Collection):
-            return g.opening in ("", "{") and len(g.items) == 1 and self.same(g.items[0], answer)
+            if g.opening == ":":
+                return self._ratio_is(g, a)
+            return _letters(g) is not None and _letters(g) == sorted(answer.canonical.replace("\\", "").upper())
+        if g.opening == a.opening == "{|":
+            return self._ordered(g.items, a.items)
+        if "&" in (g.opening, a.opening):
+            if g.opening in ("", "&") and a.opening in ("", "&") and self._unordered(g.items, a.items):
+                return True
+            return self._regions(gold, answer)
+        if g.opening == "" and (a.opening == "") and _is_labelled(g.items) != _is_labelled(a.items):
+            as_written = self._ordered(g.items, a.items)
+            return as_written or self._ordered(_by_name(g.items), _by_name(a.items))
         loose = ("", "{", "±")
         if g.opening in loose and a.opening in loose:
             return self._unordered(g.items, a.items)
-        if (g.opening, g.closing) == (a.opening, a.closing) or (g.opening, a.opening) in (
-            ("(", ""),
-            ("", "("),
-            ("", "["),
-        ):
-            return self._ordered(g.items, a.items)
+        if g.opening == a.opening == ":":
+            return self._ordered(g.items, a.items) or self._ratios(g.items, a.items)
+        if (g.opening, g.closing) == (a.opening, a.closing) or (g.opening, a.opening) in (("(", ""), ("", "(")):
+            return self._ordered(_by_name(g.items), _by_name(a.items))
         return False
+
+    def _ratio_is(self, ratio: Collection, value: Any) -> bool:
+        """Whether a ratio such as 3:4 is the fraction 3/4."""
+        numbers = [item.structure.number if isinstance(item.structure, Leaf) else None for item in ratio.items]
+        if len(numbers) != 2 or not isinstance(value, Leaf) or value.number is None or value.number.denominator == 1:
+            return False
+        first, second = numbers
+        return first is not None and bool(second) and first == value.number * (second or 0)
+
+    def _ratios(self, gold: Sequence[Answer], answer: Sequence[Answer]) -> bool:
+        """Whether two ratios of whole numbers are proportional; with two digits behind the colon they may be times."""
+        sides = [[item.structure.number if isinstance(item.structure, Leaf) else None for item in side]
+                 for side in (gold, answer)]  # fmt: skip
+        if len(gold) != len(answer) or any(not number for side in sides for number in side):
+            return False
+        if any(getattr(item.structure, "unit", None) for item in (*gold, *answer)):
+            return False
+        if len(gold) == 2 and all(len(side[1].canonical) == 2 for side in (gold, answer)):
+            return False
+        first, second = ([number / side[0] for number in side if number and side[0]] for side in sides)
+        return first == second
 
     def _matrices(self, gold: Any, answer: Any) -> bool:
         rows, others = _rows(gold), _rows(answer)
@@ -129,7 +162,7 @@ class Comparison:
             return self._two_relations(g, a)
         if isinstance(a, Relation) and (value := self._stated_value(a)):
             return self.same(gold, value)
-        if isinstance(g, Relation) and (value := self._stated_value(g)):
+        if isinstance(g, Relation) and is_simple_name(g.sides[0].tokens) and (value := self._stated_value(g)):
             return self.same(value, answer)
         return self._regions(gold, answer)
 
@@ -144,13 +177,15 @@ class Comparison:
         return values[-1] if all(self.same(values[-1], value) for value in values[:-1]) else None
 
     def _two_relations(self, gold: Relation, answer: Relation) -> bool:
-        for candidate in (answer, _reversed(answer)):
+        for candidate in (answer, reversed_relation(answer)):
             if gold.signs == candidate.signs and self._ordered(gold.sides, candidate.sides):
                 return True
         if set(gold.signs) == set(answer.signs) == {"="}:
             both_named = _is_name(gold.sides[0]) and _is_name(answer.sides[0])
             if both_named and gold.sides[0].canonical == answer.sides[0].canonical:
                 return self.same(gold.sides[-1], answer.sides[-1])
+            if both_named and _renamed_argument(gold.sides[0], answer.sides[0]):
+                return self.same(gold.sides[-1], _with_argument(answer.sides[-1], answer.sides[0], gold.sides[0]))
             if both_named and (_is_function_name(gold.sides[0]) or _is_function_name(answer.sides[0])):
                 return _is_function_name(gold.sides[0]) != _is_function_name(answer.sides[0]) and self.same(
                     gold.sides[-1], answer.sides[-1]
@@ -159,13 +194,13 @@ class Comparison:
             return self.ratio_sign(*sides) != 0 or self.same_solutions(*sides)
         if len(gold.signs) == len(answer.signs) == 1:
             sign = self.ratio_sign(_difference(gold), _difference(answer))
-            expected = answer.signs[0] if sign > 0 else _FLIPPED[answer.signs[0]]
+            expected = answer.signs[0] if sign > 0 else FLIPPED[answer.signs[0]]
             return sign != 0 and gold.signs[0] == expected
         return False
 
     def _regions(self, gold: Answer, answer: Answer) -> bool:
-        """An inequality against an interval or union."""
-        left, right = _region(gold), _region(answer)
+        """Sets of numbers: intervals, unions and inequalities."""
+        left, right = region(gold), region(answer)
         if left is None or right is None or len(left) != len(right):
             return False
         return all(
@@ -177,14 +212,45 @@ class Comparison:
         )
 
 
+def _is_pairing_possible(pairs: list[list[bool]]) -> bool:
+    """Whether each row can have a column of its own: 0, 1, 1 is not 0, 0, 1."""
+    taken: dict[int, int] = {}
+
+    def place(row: int, seen: set[int]) -> bool:
+        for column, fits in enumerate(pairs[row]):
+            if fits and column not in seen:
+                seen.add(column)
+                if column not in taken or place(taken[column], seen):
+                    taken[column] = row
+                    return True
+        return False
+
+    return len(pairs) > 300 or all(place(row, set()) for row in range(len(pairs)))
+
+
+def _is_labelled(items: list[Answer]) -> bool:
+    """Whether the items are ``x = 1``, ``y = 2``: values of different names."""
+    relations = [item.structure for item in items]
+    if not all(isinstance(relation, Relation) and set(relation.signs) == {"="} for relation in relations):
+        return False
+    names = {relation.sides[0].canonical for relation in relations if isinstance(relation, Relation)}
+    return len(names) == len(items) > 1
+
+
+def _by_name(items: list[Answer]) -> list[Answer]:
+    """Values of ``y = 2, x = 1`` in the order of their names, as a tuple has them."""
+    if not _is_labelled(items):
+        return items
+    return sorted(
+        items, key=lambda item: item.structure.sides[0].canonical if isinstance(item.structure, Relation) else ""
+    )
+
+
 def _same_digits(gold: Leaf, answer: Leaf) -> bool:
     return canonical(gold.tokens).lower() == canonical(answer.tokens).lower()
 
 
 def _words(gold: Answer, answer: Answer) -> bool:
-    letter, other = choice(gold), choice(answer)
-    if letter and other:
-        return letter == other
     first, second = gold.structure, answer.structure
     if isinstance(first, Words) and isinstance(second, Words):
         return bool(first.text) and first.text == second.text
@@ -194,26 +260,51 @@ def _words(gold: Answer, answer: Answer) -> bool:
             "-\\infty ",
             "\\infty ",
         ]
-    plain = [re.sub(r"[\W_]+", "", side.canonical.lower()) for side in (gold, answer)]
-    return plain[0] == plain[1] != "" and not any(
-        character in gold.canonical + answer.canonical for character in "+-/^*"
-    )
+    return False
 
 
-def choice(answer: Answer) -> str | None:
-    """The letter of a multiple-choice answer such as ``C``, ``(C)``, ``C.`` or ``(C) 12``."""
-    text = "".join(token.value for token in answer.tokens[:12])
-    match = re.fullmatch(r"\(?([A-Ja-j])[).:]?", text) or re.match(r"\(([A-J])\)|([A-J])[).:](?=.)", text)
+def _same_choice(gold: Answer, answer: Answer) -> bool:
+    """Whether both are the same letter of a multiple choice; one of them may go on with the option's text."""
+    (letter, is_bare), (other, is_other_bare) = choice(gold), choice(answer)
+    return letter is not None and letter == other and (is_bare or is_other_bare)
+
+
+_OPTION = re.compile(
+    r"^(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?)\s*:?\s*(?=\(?\s*[A-J]\b)", re.IGNORECASE
+)
+
+
+def choice(answer: Answer) -> tuple[str | None, bool]:
+    """The letter of a multiple-choice answer such as ``C``, ``(C)`` or ``(C) 12``, and whether it stands alone."""
+    text = " ".join(token.value for token in answer.tokens[:40])
+    text = _OPTION.sub("", text)
+    bare = re.fullmatch(r"\(?\s*([A-J]|[a-d])\s*\)?[\s.:]*", text)
+    if bare:
+        letter = bare.group(1)
+        is_marked = letter.isupper() or "(" in text or len(answer.tokens) == 1
+        return (letter.upper(), True) if is_marked else (None, False)
+    match = re.match(r"(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])\s*(?=[\w$\\(-])", text)
     if match is None:
-        return None
-    letter = match.group(1) or match.group(2)
-    is_marked = (
-        letter.isupper()
-        or (letter in "abcde" and len(answer.tokens) == 1)
-        or "(" in text
-        or answer.tokens[0].kind == "text"
-    )
-    return letter.upper() if is_marked else None
+        return None, False
+    rest = text[match.end() :]
+    hedged = re.search(r"\(\s*[A-J]\s*\)|\b[A-J]\s*[).:]|\b(?:or|and|not|false|wrong|incorrect|nor)\b|:", rest)
+    is_option = not hedged and not (match.group(2) and re.fullmatch(r"[A-J]", rest.strip()))
+    return (match.group(1) or match.group(2), False) if is_option else (None, False)
+
+
+def _only(answer: Answer) -> Answer:
+    """The value of a set of one, such as the solution set {5}."""
+    structure = answer.structure
+    if not isinstance(structure, Collection) or structure.opening not in ("", "{") or len(structure.items) != 1:
+        return answer
+    inner = structure.items[0]
+    return inner if isinstance(inner.structure, Leaf) else answer
+
+
+def _letters(collection: Collection) -> list[str] | None:
+    """The letters of a list such as A, C, D; None for other lists."""
+    letters = [item.canonical.upper() for item in collection.items]
+    return sorted(letters) if all(re.fullmatch("[A-J]", letter) for letter in letters) else None
 
 
 def _rows(structure: Any) -> list[list[Answer]] | None:
@@ -235,62 +326,24 @@ def _is_function_name(side: Answer) -> bool:
     return _is_name(side) and any(token.value == "(" for token in side.tokens)
 
 
+def _renamed_argument(gold: Answer, answer: Answer) -> bool:
+    """Whether the sides are ``f(x)`` and ``f(y)``."""
+    names = [[token.value for token in side.tokens] for side in (gold, answer)]
+    is_call = all(len(name) == 4 and name[1] == "(" and name[3] == ")" for name in names)
+    return is_call and names[0][0] == names[1][0]
+
+
+def _with_argument(value: Answer, old: Answer, new: Answer) -> Answer:
+    renamed = {old.tokens[2].value: new.tokens[2].value}
+    tokens = tuple(token._replace(value=renamed.get(token.value, token.value)) for token in value.tokens)
+    return read_tokens(tokens)
+
+
 def _is_constant(side: Answer) -> bool:
     return not any(token.kind in ("letter", "text") or token.value in GREEK for token in side.tokens)
-
-
-def _reversed(relation: Relation) -> Relation:
-    return Relation(sides=relation.sides[::-1], signs=[_FLIPPED[sign] for sign in reversed(relation.signs)])
 
 
 def _difference(relation: Relation) -> tuple[Token, ...]:
     """First side minus last side."""
     minus, left, right = (Token("sign", sign, False) for sign in "-()")
     return (*relation.sides[0].tokens, minus, left, *relation.sides[-1].tokens, right)
-
-
-Range = tuple[bool, Answer, bool, Answer]
-"""Lower end open, lower end, upper end open, upper end."""
-
-
-def _region(answer: Answer) -> list[Range] | None:
-    """The ranges of one variable that an interval, union or inequality describes; None for other answers."""
-    structure = answer.structure
-    if isinstance(structure, Union):
-        parts = [_region(part) for part in structure.parts]
-        if any(part is None for part in parts):
-            return None
-        return _sorted([item for part in parts if part for item in part])
-    if isinstance(structure, Collection):
-        if len(structure.items) != 2 or structure.opening not in ("(", "["):
-            return None
-        low, high = structure.items
-        return [(structure.opening == "(", low, structure.closing == ")", high)]
-    if not isinstance(structure, Relation):
-        return None
-    sides, signs = structure.sides, structure.signs
-    if signs[0].startswith(">"):
-        turned = _reversed(structure)
-        sides, signs = turned.sides, turned.signs
-    if len(signs) == 2 and all(sign in ("<", "<=") for sign in signs) and _is_name(sides[1]):
-        return [(signs[0] == "<", sides[0], signs[1] == "<", sides[2])]
-    if len(signs) != 1:
-        return None
-    if signs[0] == "!=" and _is_name(sides[0]):
-        return [(True, infinity("-"), True, sides[1]), (True, sides[1], True, infinity(""))]
-    if signs[0] not in ("<", "<="):
-        return None
-    if _is_name(sides[0]):
-        return [(True, infinity("-"), signs[0] == "<", sides[1])]
-    return [(signs[0] == "<", sides[0], True, infinity(""))] if _is_name(sides[1]) else None
-
-
-def _sorted(ranges: list[Range]) -> list[Range]:
-    def key(item: Range) -> float:
-        low = item[1]
-        if low.canonical.startswith("-\\infty"):
-            return float("-inf")
-        number = low.structure.number if isinstance(low.structure, Leaf) else None
-        return float(number) if number is not None else 0.0
-
-    return sorted(ranges, key=key)

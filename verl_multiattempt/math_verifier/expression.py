@@ -130,7 +130,8 @@ class _Parser:
             raise Unreadable("two numbers in a row")
         node = self.power()
         if (
-            before.kind == "number"
+            factors[-1][0] in ("number", "negative")
+            and before.kind == "number"
             and before.value.isdigit()
             and self.tokens[start].value == "frac"
             and node[0] == "divide"
@@ -263,7 +264,10 @@ class _Parser:
         if index.value == "_":
             self.take()
             name += "_" + self.subscript()
-        elif index.kind == "number" and index.value.isdigit() and not index.space and name not in ("e", "i"):
+        elif (
+            index.kind == "number" and index.value.isdigit() and not index.space and name not in ("e", "i")
+            and (self.peek(1).value != "^" or self.peek(2).kind == "number")  # n2^{n-1} is a product
+        ):  # fmt: skip
             name += "_" + self.take().value  # x1 means x_1
         while self.peek().value == "'":
             self.take()
@@ -321,10 +325,16 @@ def _has_symbol(node: Any) -> bool:
 
 def _fraction(parser: _Parser, name: str) -> Node:
     top = parser.argument()
-    if top == ("symbol", "d"):
-        raise Unreadable("derivatives are not covered")
     bottom = parser.argument()
+    if _is_differential(top) and _is_differential(bottom):
+        raise Unreadable("derivatives are not covered")
     return ("binomial" if name == "binom" else "divide", top, bottom)
+
+
+def _is_differential(node: Node) -> bool:
+    """Whether this is ``d`` or begins with it: ``dy``."""
+    first = node[1][0] if node[0] == "multiply" else node
+    return first == ("symbol", "d")
 
 
 def _root(parser: _Parser, name: str) -> Node:
@@ -352,7 +362,7 @@ def _function(parser: _Parser, name: str) -> Node:
     if power is None:
         return node
     if power == ("negative", ("number", Fraction(1))):
-        if name not in ("sin", "cos", "tan"):
+        if name not in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"):
             raise Unreadable(f"the inverse of \\{name} is not covered")
         return ("call", "a" + name, node[2])
     return ("power", node, power)

@@ -107,7 +107,8 @@ def canonical(tokens: Sequence[Token]) -> str:
 
 def _canonical_token(token: Token) -> str:
     if token.kind == "text":
-        return re.sub(r"[\s.]+", "", token.value.lower())
+        # Case matters in symbols of units (m and M), not in words.
+        return re.sub(r"[\s.]+", "", token.value if len(token.value) < 3 else token.value.lower())
     return f"\\{token.value} " if token.kind == "command" else token.value
 
 

@@ -27,8 +27,8 @@ class Tolerance:
     """Largest relative difference where one side is a decimal of at least four digits; 0 turns rounding off."""
     relative_to_irrational: float = 1e-6
     """The same where the gold is exact and irrational, with at least six digits: 3.14 is not pi."""
-    noise: float = 1e-9
-    """Relative difference of a decimal with ten or more digits after the point that is taken for float arithmetic."""
+    noise: float = 1e-12
+    """Relative difference of a decimal of twelve or more places that is taken for an error of float arithmetic."""
 
 
 def exact_equal(gold: Leaf, answer: Leaf, tolerance: Tolerance) -> bool:
@@ -48,23 +48,26 @@ def _both_plain_symbols(gold: Leaf, answer: Leaf) -> bool:
     """Two different letters, or a letter and a number, are different without algebra."""
 
     def simple(leaf: Leaf) -> bool:
-        return leaf.number is not None or (len(leaf.tokens) == 1 and leaf.tokens[0].kind == "letter")
+        return leaf.number is not None or (
+            len(leaf.tokens) == 1 and leaf.tokens[0].kind == "letter" and leaf.tokens[0].value not in ("e", "i")
+        )
 
     return simple(gold) and simple(answer)
 
 
 def numbers_equal(gold: Leaf, answer: Leaf, a: Any, b: Any, tolerance: Tolerance) -> bool:
-    """Equality of two values, percent signs taken into account: p% is p/100, and p where the other side has no sign."""
-    hundred = Fraction(100)
+    """Equality of two values, percent signs taken into account: p% is p/100, or p where the other side has no sign.
+
+    An answer of 0.5% is not 0.5, though: a gold of at most 1 that has no sign is a share.
+    """
     if gold.percent == answer.percent:
         return close(a, gold.places, b, answer.places, tolerance)
+    as_written = close(a, gold.places, b, answer.places, tolerance)
+    hundred = Fraction(100)
     if gold.percent:
-        return close(a, gold.places, b, answer.places, tolerance) or close(
-            a / hundred, _shifted(gold.places, 2), b, answer.places, tolerance
-        )
-    return close(a, gold.places, b, answer.places, tolerance) or close(
-        a, gold.places, b / hundred, _shifted(answer.places, 2), tolerance
-    )
+        return as_written or close(a / hundred, _shifted(gold.places, 2), b, answer.places, tolerance)
+    is_share = abs(a) <= 1
+    return (as_written and not is_share) or close(a, gold.places, b / hundred, _shifted(answer.places, 2), tolerance)
 
 
 def _shifted(places: int | None, by: int) -> int | None:
@@ -98,7 +101,7 @@ def close(gold: Any, gold_places: int | None, answer: Any, answer_places: int | 
     difference = abs(gold - answer) / abs(gold)
     if (
         gold_places != answer_places
-        and max(gold_places or 0, answer_places or 0) >= 10
+        and max(gold_places or 0, answer_places or 0) >= 12
         and difference <= tolerance.noise
     ):
         return True

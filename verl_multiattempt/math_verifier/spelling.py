@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 CURRENCY = "\ue003"
-"""Stands for a currency sign."""
+"""Stands for a dollar sign."""
+CURRENCIES = {CURRENCY: "dollar", "\ue004": "euro", "\ue005": "pound", "\ue006": "yuan", "\ue007": "rupee"}
+"""Signs that stand for currencies, and their names."""
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿˣ⁽⁾", "0123456789-+nx()")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ", "0123456789+-nx")
 
@@ -83,7 +85,8 @@ UNICODE = {
         \omega: ω
         """
     ).items()
-} | {"或": " or ", "和": " and "} | dict.fromkeys("€£¥₹￥＄", CURRENCY)  # fmt: skip
+} | {"或": " or ", "和": " and "}  # fmt: skip
+UNICODE |= dict(zip("€£¥￥₹＄", "\ue004\ue005\ue006\ue006\ue007\ue003", strict=True))
 """Signs, and the LaTeX they stand for."""
 SYNONYMS = _aliases(
     r"""
@@ -114,9 +117,14 @@ SYNONYMS = _aliases(
     setminus: backslash
     cup: bigcup
     to: rightarrow
-    asin: arcsin
+    asin: arcsin Arcsin
     acos: arccos
-    atan: arctan
+    acot: arccot arcctg
+    asec: arcsec
+    acsc: arccsc
+    tan: tg
+    cot: ctg
+    atan: arctan arctg Arctan
     phi: varphi
     epsilon: varepsilon
     theta: vartheta
@@ -140,13 +148,20 @@ TEXT_COMMANDS = (
     "|mathscr"
 )
 WORDS = frozenset(
-    """and or cm mm km kg mg lb lbs oz ft yd mi mph kph min mins sec secs hr hrs am pm pct usd no yes not odd even none
-    all real the an per one two six ten day sq cu units unit feet foot inch dnf dne nil""".split()  # noqa: SIM905
+    """and or no yes not odd even none all real the an per one two six ten day units unit feet foot inch dnf dne
+    nil mr mrs ms dr st""".split()  # noqa: SIM905
 )
 """Bare words of two or three letters that are text, not products of variables; longer ones always are."""
+UNIT_WORDS = frozenset(
+    """cm mm km kg mg lb lbs oz ft yd mi mph kph min mins sec secs hr hrs am pm pct usd sq cu
+    mol""".split()  # noqa: SIM905
+)
+"""Bare words that are text behind a number."""
+SINGLE_LETTERS = frozenset("mgsLlJNWVKACFhTHMΩ")
+"""Letters that stand for a unit when they follow a number as text."""
 FUNCTIONS = frozenset(
-    """sin cos tan cot sec csc sinh cosh tanh coth asin acos atan arcsin arccos arctan ln log lg exp sqrt max min gcd
-    lcm det abs floor ceil""".split()  # noqa: SIM905
+    """sin cos tan cot sec csc sinh cosh tanh coth asin acos atan arcsin arccos arctan arccot arcsec arccsc arctg Arctan
+    tg ctg ln log lg exp sqrt max min gcd lcm det abs floor ceil""".split()  # noqa: SIM905
 )
 """Names in upright letters that are functions, not text."""
 PLAIN_FUNCTIONS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product
 
 from verl_multiattempt.math_verifier.expression import GREEK
 from verl_multiattempt.math_verifier.forms import (
@@ -28,6 +29,18 @@ _EMPTY_SET = frozenset(
     """nosolution nosolutions nosolutionsexist nosolutionexists norealsolution norealsolutions emptyset theemptyset
     none""".split()  # noqa: SIM905
 )
+_NO_SUCH = re.compile(
+    "(?:therearen?o?t?|thereis|has|ithas)?no(?:such|real|integer|positive|possible|valid|other)*"
+    "(?:solution|root|value|number|integer|zero|triple|pair)s?(?:exists?)?"
+)
+_INFINITE = frozenset(["infinity", "infinite", "infinitelymany", "infinitelymanysolutions"])
+_NUMBER_WORDS = dict(
+    zip(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
+        range(13),
+        strict=True,
+    )
+)
 _UNDEFINED = frozenset(["undefined", "doesnotexist", "dne", "notdefined"])
 _ALL_REALS = frozenset(["allrealnumbers", "allreals", "realnumbers", "thesetofrealnumbers", "anyrealnumber"])
 _ABOUT = r"approx\.?|approximately|about|exactly|roughly"
@@ -39,25 +52,62 @@ _LEAD_IN = re.compile(
 )
 
 
-def read_answer(text: str) -> list[Answer]:
+_STATEMENT = re.compile(
+    r"(?!.*\b(?:not|n't|never|wrong|incorrect)\b)[A-Za-z][A-Za-z ]{0,60}(?: is| are| equals|:)"
+    r"|Rs|INR|USD|EUR|GBP|approximately|about"
+)
+"""Words that say what the value is, such as "The maximum value is" or "Domain:"."""
+
+
+def read_answer(text: str, *, is_gold: bool = False) -> list[Answer]:
     """All readings of an answer; more than one only where a comma may separate thousands or values.
+
+    Args:
+        text: as written.
+        is_gold: do not read ``3,4`` as a decimal number: golds are in English.
 
     Raises:
         Unreadable: too long or nested too deeply.
     """
     text = normalise(text)
-    if _DECIMAL_COMMA.fullmatch(text):
+    if _DECIMAL_COMMA.fullmatch(text) and not is_gold:
         return [_read(tuple(tokenise(reading)), 0) for reading in (text, text.replace(",", "."))]
     joined = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text) if not _BRACKETED.match(text) else text
-    readings = [_read(tuple(tokenise(joined)), 0)]
+    readings = [tuple(tokenise(joined))]
     if joined != text:
-        readings.append(_read(tuple(tokenise(text)), 0))
-    return readings
+        readings.append(tuple(tokenise(text)))
+    if "\\in " in text or "where" in text or "for " in text:
+        readings += [freed for tokens in readings for freed in _without_conditions(tokens)]
+    return [_read(tokens, 0) for tokens in readings]
+
+
+_NUMBER_SETS = ("Z", "R", "N", "Q", "C")
+
+
+def _without_conditions(tokens: tuple[Token, ...]) -> list[tuple[Token, ...]]:
+    r"""Tokens up to a final ``, k \in \mathbb{Z}`` or ``where ...``, also with k renamed to a fixed name."""
+    for i in range(2, len(tokens)):
+        names_set = tokens[i].value == "in" and i + 1 < len(tokens) and tokens[i + 1].value in _NUMBER_SETS
+        if names_set and tokens[i - 1].kind == "letter":
+            parameter = tokens[i - 1].value
+            kept = list(tokens[: i - 1])
+            while kept and kept[-1].value in (",", "(", ";", "for", "where"):
+                kept.pop()
+            renamed = (token._replace(value="κ") if token.value == parameter else token for token in kept)
+            return [tuple(kept), tuple(renamed)] if kept else []
+        if tokens[i].kind == "text" and re.match(r"(?:where|for (?:any|all|some|integer))\b", tokens[i].value):
+            return [tokens[:i]]
+    return []
 
 
 _THOUSANDS = re.compile(r"(?<![\d.,^_{])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
 _DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,\d{1,2}|\d+,\d{4,})")
 _BRACKETED = re.compile(r"\s*(?:\(|\[|\\\{|\\begin)")
+
+
+def read_tokens(tokens: tuple[Token, ...]) -> Answer:
+    """The answer that these tokens make."""
+    return _read(tokens, 0)
 
 
 def _read(tokens: tuple[Token, ...], depth: int) -> Answer:
@@ -79,7 +129,7 @@ def _without_lead_in(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
         count += 1
     if 0 < count < len(tokens):
         lead = " ".join(token.value for token in tokens[:count])
-        if _LEAD_IN.fullmatch(lead.strip(" :,")):
+        if _LEAD_IN.fullmatch(lead.strip(" :,")) or _STATEMENT.fullmatch(lead):
             tokens = tokens[count:]
             while tokens and tokens[0].value == ":":
                 tokens = tokens[1:]
@@ -89,21 +139,39 @@ def _without_lead_in(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 
 
 def _read_words(tokens: tuple[Token, ...]) -> Structure | None:
-    has_text = any(token.kind == "text" for token in tokens)
-    plain = all(token.kind in ("text", "letter") or token.value in "-'\".,!?()/:&" for token in tokens)
+    num_texts = sum(token.kind == "text" for token in tokens)
     original = " ".join(token.value for token in tokens)
-    text = re.sub(r"[\W_]+", "", original).lower()
-    if not tokens or (has_text and text in _EMPTY_SET):
+    text = _plain_text(tokens)
+    if [token.value for token in tokens] in (["emptyset"], ["\\{", "\\}"], []):
         return Words(text="∅", original=original)
-    if has_text and text in _UNDEFINED:
-        return Words(text="undefined", original=original)
-    if (has_text and text in _ALL_REALS) or (len(tokens) == 1 and tokens[0][:2] == ("command", "R")):
-        return Words(text=ALL_REALS, original=original)
-    if (len(tokens) == 1 and tokens[0].value == "emptyset") or [token.value for token in tokens] == ["\\{", "\\}"]:
+    if len(tokens) == 1 and tokens[0].value in ("nexists", "R") and tokens[0].kind == "command":
+        return Words(text=ALL_REALS if tokens[0].value == "R" else "undefined", original=original)
+    if not num_texts:
+        return None
+    if len(tokens) == 1 and text in _NUMBER_WORDS:
+        return read_leaf((Token("number", str(_NUMBER_WORDS[text]), False),))
+    if text in _INFINITE:
+        return infinity("").structure
+    for known, name in ((_EMPTY_SET, "∅"), (_UNDEFINED, "undefined"), (_ALL_REALS, ALL_REALS)):
+        if text in known:
+            return Words(text=name, original=original)
+    if _NO_SUCH.fullmatch(text):
         return Words(text="∅", original=original)
-    if not (has_text and plain) or _separators(tokens):
+    is_plain = all(token.kind in ("text", "letter") or token.value in _PUNCTUATION for token in tokens)
+    has_letters = any(token.kind == "letter" for token in tokens)
+    if not is_plain or (has_letters and num_texts < 2 and tokens[-1].kind != "letter") or _separators(tokens):
         return None
     return Words(text=text, original=original)
+
+
+_PUNCTUATION = frozenset("'\".,!?()&-")
+
+
+def _plain_text(tokens: Sequence[Token]) -> str:
+    """Words without white space, articles and full stops; signs between variables stay."""
+    words = [token.value.lower() if token.kind == "text" else token.value for token in tokens]
+    text = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})|[.'\",?&]|!$", " ", " ".join(words))
+    return re.sub(r"\s+|^(?:an?|the|it is)\b", "", re.sub(r"^\s*(?:an?|the|it is)\s+", "", text))
 
 
 def _split(tokens: tuple[Token, ...], at: Sequence[int]) -> list[tuple[Token, ...]]:
@@ -174,10 +242,11 @@ def _without_points(whole: Answer, points: Answer) -> Structure | None:
 
 def _separators(tokens: tuple[Token, ...]) -> list[int]:
     depths = depths_of(tokens)
+    has_relation = any(token.value in RELATIONS for token in tokens)
     return [
         i for i, token in enumerate(tokens)
         if depths[i] == 0 and ((token.kind == "sign" and token.value in ",;") or _is_word(token, "and", "or", "and or")
-                               or (token.kind == "command" and token.value in ("and", "or")))
+                               or (has_relation and token.kind == "command" and token.value in ("and", "or")))
     ]  # fmt: skip
 
 
@@ -192,11 +261,40 @@ def _read_list(tokens: tuple[Token, ...], depth: int) -> Structure | None:
         raise Unreadable("separators alone")
     if len(parts) == 1:
         return _read(parts[0], depth + 1).structure
+    if (groups := _groups(tokens, at)) is not None:
+        return Collection(opening="", closing="", items=[_read(group, depth + 1) for group in groups])
     items = [_read(part, depth + 1) for part in parts]
-    joined_by_or = all(_is_word(tokens[i], "or") or tokens[i][:2] == ("command", "or") for i in at)
-    if joined_by_or and all(_is_inequality(item.structure) for item in items):
+    if all(_is_inequality(item.structure) for item in items):
+        joined_by_or = all(_is_or(tokens[i]) for i in at)
+        return Union(parts=items) if joined_by_or else Collection(opening="&", closing="", items=items)
+    if all(_is_or(tokens[i]) for i in at) and any(map(_is_interval, items)):
         return Union(parts=items)
     return Collection(opening="", closing="", items=_flattened(_share_name(items)))
+
+
+def _is_interval(item: Answer) -> bool:
+    """Whether a pair in brackets can be nothing but an interval: half-open, or without an end."""
+    pair = item.structure
+    if not isinstance(pair, Collection) or len(pair.items) != 2 or pair.opening not in ("(", "["):
+        return False
+    return (pair.opening == "(") != (pair.closing == ")") or any(
+        end.canonical.endswith("\\infty ") for end in pair.items
+    )
+
+
+def _is_or(token: Token) -> bool:
+    return _is_word(token, "or") or token[:2] == ("command", "or")
+
+
+def _groups(tokens: tuple[Token, ...], at: list[int]) -> list[tuple[Token, ...]] | None:
+    """The pairs of ``x=1, y=2 or x=2, y=1``: parts between "or" or semicolons, of two or more equations each."""
+    strong = [i for i in at if _is_or(tokens[i]) or tokens[i].value == ";"]
+    if not strong or len(strong) == len(at):
+        return None
+    groups = [group for group in _split(tokens, strong) if group]
+    sizes = {(len(_separators(group)), sum(token.value == "=" for token in group)) for group in groups}
+    ((num_separators, num_equations),) = sizes if len(sizes) == 1 else ((0, 0),)
+    return groups if num_separators and num_equations > num_separators else None
 
 
 def _is_inequality(structure: Structure) -> bool:
@@ -231,7 +329,7 @@ def _read_relation(tokens: tuple[Token, ...], depth: int) -> Structure | None:
     parts = _split(tokens, at)
     rounded = next((k for k, i in enumerate(at) if tokens[i].value == "approx" and (k or not is_name(parts[0]))), None)
     if rounded is not None and parts[0]:  # "x = \\sqrt 2 \\approx 1.41": what is exact counts
-        return _read(tokens[: at[rounded]], depth + 1).structure
+        return None if _contradict(parts[rounded], parts[-1]) else _read(tokens[: at[rounded]], depth + 1).structure
     if not parts[0]:  # "= 5"
         return _read(parts[1], depth + 1).structure if len(parts) == 2 and tokens[0].value in ("=", "approx") else None
     if not all(parts):
@@ -239,29 +337,63 @@ def _read_relation(tokens: tuple[Token, ...], depth: int) -> Structure | None:
     return Relation(sides=[_read(part, depth + 1) for part in parts], signs=[RELATIONS[tokens[i].value] for i in at])
 
 
+def _contradict(exact: tuple[Token, ...], rounded: tuple[Token, ...]) -> bool:
+    """Whether two numbers with an approximation sign between them are far apart."""
+    numbers = [read_leaf(side).number for side in (exact, rounded) if side]
+    if len(numbers) < 2 or numbers[0] is None or numbers[1] is None:
+        return False
+    return abs(numbers[0] - numbers[1]) * 20 > abs(numbers[0])
+
+
+_NAMING = {
+    "angle", "triangle", "overline", "bar", "max", "min", "frac", "lim", "to", "infty", "det", "gcd", "lcm", "partial",
+    "sin", "cos", "tan",
+}  # fmt: skip
+"""Commands of a side that may be no more than the name of the value: ``\\frac{dy}{dx} =``, ``\\lim a_n =``."""
+_INVERSE = ["^", "{", "-", "1", "}", "("]
+
+
 def is_name(tokens: Sequence[Token]) -> bool:
     r"""Whether a side of an equation only names the value: ``x``, ``f(x)``, ``m + n``, ``F_{\max}``."""
-    in_subscript, depth = False, 0
+    if tokens and tokens[0].value in ("int", "sum", "prod", "lim"):
+        return True
+    values = [token.value for token in tokens]
+    in_index, depth = False, 0
     for i, token in enumerate(tokens):
-        if i and (tokens[i - 1].value == "_" or [t.value for t in tokens[i - 1 : i + 4]] == ["^", "{", "-", "1", "}"]):
-            in_subscript = True
-        if token.value == "^" and [t.value for t in tokens[i + 1 : i + 5]] != ["{", "-", "1", "}"]:
-            return False
-        if in_subscript:
-            depth += {"{": 1, "}": -1}.get(token.value, 0)
-            in_subscript = depth > 0
+        if i and values[i - 1] == "_":
+            in_index = True
+        if values[i : i + 6] == _INVERSE:
+            in_index = True
             continue
-        if (
-            token.kind == "number"
-            and tokens[i - 1].value not in ("(", ",")
-            and not (tokens[i - 1].kind == "letter" and i and not token.space)
-        ):
+        if in_index:
+            depth += {"{": 1, "}": -1}.get(token.value, 0)
+            in_index = depth > 0
+            continue
+        is_index = token.kind == "number" and i and (tokens[i - 1].kind == "letter" and not token.space)
+        if token.kind == "number" and not (is_index or values[i - 1] in ("(", ",")):
             return False
-        if token.kind == "command" and token.value not in GREEK | {"angle", "triangle", "overline", "max", "min"}:
+        if token.kind == "command" and token.value not in GREEK | _NAMING:
             return False
-        if token.kind == "sign" and token.value not in "()_{}+',:|^":
+        if token.kind == "sign" and token.value not in "(){}_+',:/":
             return False
     return bool(tokens) and tokens[0].kind != "number"
+
+
+def is_simple_name(tokens: Sequence[Token]) -> bool:
+    """Whether a side names one thing: a variable, ``f(x)``, points such as ``AB``, or words."""
+    values = "".join(token.value for token in tokens if token.value not in GREEK)
+    kinds = {token.kind for token in tokens}
+    if "text" in kinds or any(token.value in ("angle", "triangle") for token in tokens):
+        return is_name(tokens)
+    return is_name(tokens) and _SIMPLE_NAME.fullmatch(values) is not None
+
+
+_SIMPLE_NAME = re.compile(
+    r"[A-Za-z]?'*(?:_(?:\w|\{\w+\})|\d+)?"  # x, x_1, \alpha_1 (whose letter is left out), y'
+    r"|\([A-Za-z](?:,[A-Za-z])*\)"
+    r"|[A-Z]{2,4}"
+    r"|[A-Za-z](?:_\w|_\{\w+\})?'*(?:\^\{-1\})?\([\w,|]+\)"  # f(x), P(A|B)
+)
 
 
 def _read_matrix(tokens: tuple[Token, ...], depth: int) -> Structure | None:
@@ -269,6 +401,8 @@ def _read_matrix(tokens: tuple[Token, ...], depth: int) -> Structure | None:
     if not starts or not tokens[-1].value.startswith("end") or len(starts) != 1:
         return None
     start = starts[0]
+    if tokens[start].value in _SYSTEMS and not start:
+        return _read_system(tokens, depth)
     if not tokens[start].value.endswith(("matrix", "array")) or tokens[start].value == "beginvmatrix":
         return None
     scale, body = tokens[:start], tokens[start + 1 : -1]
@@ -282,6 +416,20 @@ def _read_matrix(tokens: tuple[Token, ...], depth: int) -> Structure | None:
     return Matrix(rows=[[_read(cell, depth + 1) for cell in row] for row in cells])
 
 
+_SYSTEMS = ("begincases", "beginaligned", "beginalign", "begingathered", "beginsplit")
+
+
+def _read_system(tokens: tuple[Token, ...], depth: int) -> Structure | None:
+    """The equations of a system as a list; None for a function defined by cases."""
+    body = tokens[1:-1]
+    if tokens[0].value != "begincases":
+        body = tuple(token for token in body if token.value != "&")
+    rows = [row for row in _split(body, [i for i, token in enumerate(body) if token.value == ROW]) if row]
+    if any(token.value == "&" for token in body) or not 0 < len(rows) <= MAX_ITEMS:
+        return None
+    return Collection(opening="", closing="", items=[_read(row, depth + 1) for row in rows])
+
+
 def _read_brackets(tokens: tuple[Token, ...], depth: int) -> Structure | None:
     if len(tokens) < 3 or tokens[0].value not in ("(", "[", "\\{") or tokens[-1].value not in (")", "]", "\\}"):
         return None
@@ -290,8 +438,11 @@ def _read_brackets(tokens: tuple[Token, ...], depth: int) -> Structure | None:
         return None
     inner = tokens[1:-1]
     opening, closing = tokens[0].value.strip("\\"), tokens[-1].value.strip("\\")
-    if opening == "{" and (condition := _set_builder(inner)):
-        return _read(condition, depth + 1).structure
+    if opening == "{" and (bar := _set_bar(inner)):
+        if bar == 1 or inner[1].value == "in":
+            return _read(inner[bar + 1 :], depth + 1).structure
+        items = [Answer(read_leaf(part), part) for part in (inner[:bar], inner[bar + 1 :])]
+        return Collection(opening="{|", closing="}", items=items)
     at = [
         i for i, token in enumerate(inner) if depths[i + 1] == 1 and token.value in (",", ";") and token.kind == "sign"
     ]
@@ -308,15 +459,40 @@ def _read_brackets(tokens: tuple[Token, ...], depth: int) -> Structure | None:
     parts = _split(inner, at)
     if not all(parts):
         raise Unreadable("an empty item")
-    return Collection(opening=opening, closing=closing, items=_flattened([_read(part, depth + 1) for part in parts]))
+    items = [_read(part, depth + 1) for part in parts]
+    if opening == "{":
+        items = _flattened(items)
+    elif any(_is_signed(item) for item in items) and len(items) <= MAX_SIGNED:
+        return _signed_tuples(opening, closing, items)
+    return Collection(opening=opening, closing=closing, items=items)
 
 
-def _set_builder(inner: tuple[Token, ...]) -> tuple[Token, ...] | None:
-    r"""The condition of ``\{x \mid condition\}``."""
-    for i, token in enumerate(inner[:6]):
-        if token.value in ("|", ":") and i and inner[0].kind == "letter":
-            return inner[i + 1 :] or None
-    return None
+MAX_SIGNED = 6
+
+
+def _is_signed(item: Answer) -> bool:
+    return isinstance(item.structure, Collection) and item.structure.opening == "±"
+
+
+def _signed_tuples(opening: str, closing: str, items: list[Answer]) -> Structure:
+    r"""The tuples that ``(\pm 1, \pm 2)`` stands for."""
+    choices = [item.structure.items if isinstance(item.structure, Collection) and _is_signed(item) else [item]
+               for item in items]  # fmt: skip
+    tuples = []
+    for chosen in product(*choices):
+        values = Collection(opening=opening, closing=closing, items=list(chosen))
+        tokens = tuple(token for item in chosen for token in (Token("sign", ",", False), *item.tokens))
+        tuples.append(Answer(values, (Token("sign", opening, False), *tokens[1:], Token("sign", closing, False))))
+    return Collection(opening="", closing="", items=tuples)
+
+
+def _set_bar(inner: tuple[Token, ...]) -> int:
+    r"""Where the condition of ``\{x \mid condition\}`` begins; 0 where there is none."""
+    depths = depths_of(inner)
+    at = [i for i, token in enumerate(inner) if depths[i] == 0 and i and token.value in ("|", ":")]
+    has_letter = any(token.kind == "letter" for token in inner[: at[0]]) if at else False
+    is_condition = bool(at) and any(token.value in RELATIONS or token.value == "in" for token in inner[at[0] :])
+    return at[0] if at and has_letter and is_condition and at[0] < len(inner) - 1 else 0
 
 
 def _read_ratio(tokens: tuple[Token, ...], depth: int) -> Structure | None:

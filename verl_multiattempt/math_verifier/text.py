@@ -17,12 +17,14 @@ from verl_multiattempt.math_verifier.spelling import (
     LAYOUT,
     PLAIN_FUNCTIONS,
     PLAIN_GREEK,
+    SINGLE_LETTERS,
     SPACES,
     SUBSCRIPTS,
     SUPERSCRIPTS,
     SYNONYMS,
     TEXT_COMMANDS,
     UNICODE,
+    UNIT_WORDS,
     WORDS,
 )
 
@@ -52,6 +54,22 @@ class Unreadable(ValueError):
 _UNICODE_RE = re.compile("|".join(map(re.escape, UNICODE)))
 
 _DOUBLED = re.compile(r"\\\\(?:[dt]?frac|sqrt|left|right|pi|text|cdot|times|infty|boxed|pm|circ|theta|cup)(?![a-z])")
+_MODULUS = re.compile(
+    r"(?:\\text\s*\{\s*)?\((?:\\(?:text|mathrm|operatorname)\s*\{\s*mod\s*\}|\\[bp]?mod|mod)\s*\}?\s*\{?([\w]+)\}?\)\s*\}?"
+)
+_ORDINAL = re.compile(r"(?<=\d)\s*\^\s*\{?\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?")
+_UNIT_VECTOR = re.compile(
+    r"\\(?:mathbf|hat|vec|boldsymbol|bm|widehat)\s*\{\s*(?:\\(?:mathbf|imath|jmath)\s*\{?)?([ijk])\s*\}+"
+)
+_GEOMETRY = re.compile(
+    r"\\(?:triangle|angle|overline|overrightarrow|overleftrightarrow|widehat|arc)\s*"
+    r"(?:\{\s*([A-Z]{2,4})\s*\}|([A-Z]{2,4})(?![a-zA-Z]))"
+)
+_BRACED_ARRAY = re.compile(
+    r"\\left\s*\\\{\s*\\begin\s*\{array\}\s*(?:\{[lcr|\s]*\})?((?:(?!\\begin|\\end).)*)\\end\s*\{array\}\s*\\right\s*\.",
+    re.DOTALL,
+)
+_OUTWARD = re.compile(r"([\[\]])([^\[\]]*)([\[\]])")
 _BLACKBOARD = re.compile(r"\\mathbb\s*\{?\s*([RCZNQ])\s*\}?")
 _TEXT_RE = re.compile(rf"\\(?:{TEXT_COMMANDS})\*?\s*\{{")
 _DROPPED_ARGUMENT = re.compile(
@@ -65,6 +83,10 @@ _SPACED_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d,]| \d|
 _WORD = re.compile(r"(?<![a-zA-Z\\\ue000])(?:[a-zA-Z]+(?:-[a-z]{3,}|'[a-z]+)*)(?![a-zA-Z])")
 _QUANTITY = re.compile(r"(-?\d[\d.,]*)\s+([A-Za-z][A-Za-z\s.^]*)")
 """A number and words in one run of text."""
+_MATHEMATICS = re.compile(r"(?=.*[\d<>=+*/^()\[\]-])(?:[^A-Za-z]|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))*")
+"""A run of text without a word in it: ``\\text{x = 5}``."""
+_UNIT_LETTERS = re.compile(rf"(?=[^0-9]*[A-Za-z])[{''.join(sorted(SINGLE_LETTERS))}*/ ^0-9-]+")
+"""``m/s``, which is no quotient of variables."""
 _STATED = re.compile(r"(?:the )?(?:final )?answer(?: is)?\s*:?\s+(-?[\d.,/]+)$", re.IGNORECASE)
 _ELLIPSIS = re.compile(r"(?<![\d.])(\d+\.\d{0,40}?)(\d{1,6}?)\2{2,40}(?:\.\.\.|\\l?dots(?![a-z])|\\cdots)")
 """``0.333...``: the same digits three times, and then dots."""
@@ -80,15 +102,36 @@ _TOKEN = re.compile(
 def normalise(text: str) -> str:
     """The text with layout gone and spellings unified; see the module's docstring."""
     text = _unescape(text.strip().strip("*").removesuffix("\\"))
+    text = _MODULUS.sub(r"\\pmod{\1}", text)
+    text = re.sub(r"\^\s*\{?\s*\\prime\s*\}?", "'", text)
     text = _join_thousands(_drop_layout(_unify_signs(text)))
     text = _BLACKBOARD.sub(r"\\\1 ", text)
     text = _unify_numbers(_mark_texts(text))
     text = _COMMAND.sub(_replace_command, text)
+    text = "".join(part if i % 2 else _unify_plain(part) for i, part in enumerate(_TEXT_RUN.split(text)))
+    text = _trim(_mark_words(text))
+    return _inward_brackets(text) if text[:1] == "]" or text[-1:] == "[" else text
+
+
+def _inward_brackets(text: str) -> str:
+    """``(0,1)`` for ``]0,1[``."""
+    match = _OUTWARD.fullmatch(text)
+    if match is None:
+        return text
+    opening, inner, closing = match.groups()
+    return ("(" if opening == "]" else "[") + inner + (")" if closing == "[" else "]")
+
+
+_TEXT_RUN = re.compile(f"({_TEXT_OPEN}[^{_TEXT_CLOSE}]*{_TEXT_CLOSE})")
+
+
+def _unify_plain(text: str) -> str:
+    """Commands for functions, Greek letters and signs that are written without a backslash."""
     text = _GLUED_FUNCTION.sub(r"\1 ", text)
     text = _PLAIN_NAMES.sub(lambda match: f"\\{SYNONYMS.get(match.group(), match.group())} ", text)
     for sign, latex in _ASCII_SIGNS.items():
         text = text.replace(sign, latex)
-    return _trim(_mark_words(text))
+    return text
 
 
 _ASCII_SIGNS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "==": "=", "+/-": r"\pm ", "+-": r"\pm "}
@@ -106,6 +149,7 @@ def _unify_signs(text: str) -> str:
     text = _UNICODE_RE.sub(lambda match: UNICODE[match.group()], text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿˣ⁽⁾]+", lambda m: "^{" + m.group().translate(SUPERSCRIPTS) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉₊₋ₙₓ]+", lambda m: "_{" + m.group().translate(SUBSCRIPTS) + "}", text)
+    text = re.sub("[①-⑳]", lambda m: rf",\\text{{c{ord(m.group()) - ord('①') + 1}}},", text)
     text = unicodedata.normalize("NFKC", text)
     return re.sub("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad\ue000-\ue002]", "", text)
 
@@ -114,7 +158,9 @@ def _drop_layout(text: str) -> str:
     r"""Drop sizes, fonts and math delimiters; ``\\`` becomes `ROW`, ``\$`` becomes `CURRENCY`."""
     text = re.sub(r"\\q?quad(?=[a-zA-Z])", " ", text)
     text = re.sub(r"\\\\(?:\s*\[[^\[\]]{0,12}(?:pt|em|ex|mm|cm)\])?|\\cr(?![a-zA-Z])|\\tabularnewline", ROW, text)
+    text = _BRACED_ARRAY.sub(r"\\begin{cases}\1\\end{cases}", text)
     text = text.replace(r"\left.", "").replace(r"\right.", "")
+    text = _GEOMETRY.sub(r"\1\2", _UNIT_VECTOR.sub(r"\1_v ", _ORDINAL.sub("", text)))
     text = _COMMAND.sub(_replace_layout, text)
     for delimiter in (r"\(", r"\)", r"\[", r"\]"):
         text = text.replace(delimiter, "")
@@ -125,7 +171,7 @@ def _drop_layout(text: str) -> str:
 
 def _join_thousands(text: str) -> str:
     r"""Digit groups set apart by ``{,}``, ``,\!`` or a thin space; other spacing commands become a space."""
-    text = re.sub(r"(?<=\d)(?:,\s*\\!\s*(?=\d)|\{\s*,\s*\}(?:\s*\\!)?(?=\d{3}(?!\d)))", "", text)
+    text = re.sub(r"(?<=\d)(?<!(?<!\d)0)(?:,\s*\\!\s*(?=\d)|\{\s*,\s*\}(?:\s*\\!)?(?=\d{3}(?!\d)))", "", text)
     text = re.sub(r"\{\s*([:=<>+*/,;-])\s*\}", r"\1", text)
     text = re.sub(r",\s*\\!\s*", ",", text).replace(r"\!", "")
     text = _THOUSANDS_SPACE.sub("", text)
@@ -151,6 +197,9 @@ def _mark_words(text: str) -> str:
 def _mark_word(match: re.Match[str]) -> str:
     word = match.group()
     is_word = word.lower() in WORDS or len(word) > 3 or (len(word) > 2 and word[0].isupper() and word[1:].islower())
+    if word.lower() in UNIT_WORDS:  # mg/k is a product of variables, 5 mg is not
+        before = match.string[: match.start()].rstrip()
+        is_word = before[-1:].isdigit() or before.endswith("}") or before.endswith(_TEXT_CLOSE)
     return f"{_TEXT_OPEN}{word}{_TEXT_CLOSE}" if is_word else word
 
 
@@ -182,19 +231,22 @@ def _mark_texts(text: str) -> str:
             depth += {"{": 1, "}": -1}.get(text[end], 0)
             end += 1
         content = text[match.end() : end - 1] if depth == 0 else text[match.end() :]
-        parts.append(_text_run(_TEXT_RE.sub("", content).replace("{", "").replace("}", "")))
+        parts.append(_text_run(_TEXT_RE.sub("", content).replace("{", "").replace("}", ""), match.group()))
         position = end
     return "".join(parts) + text[position:]
 
 
-def _text_run(content: str) -> str:
+def _text_run(content: str, command: str) -> str:
+    content = re.sub(r"\\cdot(?![a-z])|\\times(?![a-z])", "*", content).replace(r"\mu", "µ").replace(r"\Omega", "Ω")
     stripped = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", " ".join(content.split()), flags=re.IGNORECASE)
-    if stripped in FUNCTIONS:
+    if stripped in FUNCTIONS and not (stripped in ("sec", "min") and command.startswith("\\text")):
         return f"\\{stripped} "
-    if stripped in ("R", "C", "Z", "N", "Q") or not stripped:
-        return f"\\{stripped} " if stripped else " "
-    if re.fullmatch(r"[\d.,\s]*\d[\d.,\s]*", stripped) or (len(stripped) == 1 and not stripped.isalpha()):
+    if stripped == ",":
+        return ","
+    if not stripped or (_MATHEMATICS.fullmatch(stripped) and not _UNIT_LETTERS.fullmatch(stripped)):
         return f" {stripped} "
+    if len(stripped) == 1 and command.startswith((r"\mathrm", r"\operatorname")) and stripped in "eidxyz":
+        return stripped
     parts = re.split(r"\s*,\s*(?:and |or )?| (?:and|or) ", stripped)
     if len(parts) > 1 and all(len(part) <= 2 for part in parts):  # \text{A and C}
         return ",".join(f"{_TEXT_OPEN}{part}{_TEXT_CLOSE}" for part in parts)

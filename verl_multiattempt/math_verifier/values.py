@@ -54,6 +54,10 @@ def evaluate(node: Node, values: Mapping[str, Any], readings: Readings, digits: 
             raise Undefined(str(error)) from error
 
 
+CHECK_DIGITS = 2_500
+"""Digits with which two closed forms that agree are compared again: 1 - e^{-1000} is not 1."""
+
+
 def settled_value(node: Node, values: Mapping[str, Any], readings: Readings) -> Any:
     """The value with enough digits for a difference of 1 to show; 0 where a cancellation left rounding errors alone.
 
@@ -231,7 +235,8 @@ def _rounding(direction: str) -> Callable[[Any], Any]:
 
 def _list_value(name: str, values: list[Any]) -> Any:
     if name in ("max", "min"):
-        return (max if name == "max" else min)(values)
+        numbers = values if all(isinstance(value, Fraction) for value in values) else [to_mp(value) for value in values]
+        return (max if name == "max" else min)(numbers)
     integers = [int(value) for value in values]
     if integers != values:
         raise Undefined(f"{name} of a number that is not whole")

@@ -3,10 +3,12 @@ r"""``MathVerifier``: what is quickly decided here and now, the rest in worker p
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +18,17 @@ from verl_multiattempt.settings import VerifierSettings
 from verl_multiattempt.verifier import Outcome, Question, Verdict
 from verl_multiattempt.verifier_pool import WorkerPool
 
+logger = logging.getLogger(__name__)
+
 MAX_INLINE_CHARS = 20_000
 """A longer attempt is searched for its box by a worker, so that the event loop never waits for it."""
+INLINE_S = 0.004
+"""Time for decisions in one iteration of the event loop: when hundreds of attempts end at once, it must run other
+things too."""
 
 
-NUM_INLINE = 16
-"""Decisions in one iteration of the event loop: when hundreds of attempts end at once, it must run other things too."""
+MAX_INLINE_BRACES = 400
+"""The same for one with more braces."""
 
 
 class MathVerifier:
@@ -37,13 +44,9 @@ class MathVerifier:
     """
 
     def __init__(self, settings: VerifierSettings, *, relative_tolerance: float = 1e-4):
-        if isinstance(relative_tolerance, bool) or not 0 <= relative_tolerance <= 0.01:
-            raise ValueError(
-                "multiattempt.verifier.kwargs.relative_tolerance must be from 0 to 0.01; "
-                f"got {relative_tolerance!r}. The default is 1e-4."
-            )
+        self.check_arguments(relative_tolerance)
         self._tolerance = Tolerance(relative=relative_tolerance)
-        self._turns = _Turns(NUM_INLINE)
+        self._turns = _Turns(INLINE_S)
         self.pool = WorkerPool(
             "verl_multiattempt.math_verifier.decide:make_handler",
             {"relative_tolerance": relative_tolerance},
@@ -54,26 +57,47 @@ class MathVerifier:
             queue_size=settings.queue_size,
         )
 
+    @staticmethod
+    def check_arguments(relative_tolerance: float = 1e-4) -> None:
+        """Refuse what cannot work, in the driver and before any worker starts.
+
+        Raises:
+            ValueError: see the class.
+        """
+        is_number = isinstance(relative_tolerance, int | float) and not isinstance(relative_tolerance, bool)
+        if not (is_number and 0 <= relative_tolerance <= 0.01):
+            raise ValueError(
+                "multiattempt.verifier.kwargs.relative_tolerance must be from 0 to 0.01; "
+                f"got {relative_tolerance!r}. The default is 1e-4."
+            )
+
     async def verify(self, text: str, question: Question) -> Verdict:
         """See `verl_multiattempt.verifier.Verifier`. A gold that is a list holds alternatives: any of them is right."""
         started = time.perf_counter()
         await self._turns.take()
-        golds = golds_of(question.ground_truth)
-        if golds is None:
-            got = f"{question.ground_truth!r:.200}"
-            wrong = f"reward_model.ground_truth must be text, a number or a list of them; got {got}"
-            return Verdict(outcome=Outcome.ERROR, detail=wrong)
-        if len(text) > MAX_INLINE_CHARS:
-            verdict = await self._ask_worker(text, golds, is_attempt=True)
-        else:
-            answer, feedback = find_answer(text)
-            if answer is None:
-                verdict = Verdict(outcome=Outcome.NO_ANSWER, feedback=feedback)
-            else:
-                verdict = await self._decide(answer, golds)
+        try:
+            decision = self._decide_here(text, question.ground_truth)
+        except Exception as error:  # of a gold that is no plain value, say
+            logger.exception("A verification failed")
+            decision = Verdict(
+                outcome=Outcome.ERROR, detail=f"{type(error).__name__}: {str(error)[:300]}", fault="error"
+            )
+        self._turns.spend(time.perf_counter())
+        verdict = decision if isinstance(decision, Verdict) else await self._ask_worker(*decision)
         return replace(verdict, seconds=time.perf_counter() - started)
 
-    async def _decide(self, answer: str, golds: tuple[str, ...]) -> Verdict:
+    def _decide_here(self, text: str, ground_truth: Any) -> Verdict | tuple[str, list[str], bool]:
+        """The verdict, or what to ask a worker."""
+        golds = golds_of(ground_truth)
+        if golds is None:
+            got = f"{ground_truth!r:.200}"
+            wrong = f"reward_model.ground_truth must be text, a number or a list of them; got {got}"
+            return Verdict(outcome=Outcome.ERROR, detail=wrong)
+        if len(text) > MAX_INLINE_CHARS or text.count("{") > MAX_INLINE_BRACES:
+            return text, list(golds), True
+        answer, feedback = find_answer(text)
+        if answer is None:
+            return Verdict(outcome=Outcome.NO_ANSWER, feedback=feedback)
         undecided = []
         for gold in golds:
             decision = decide_exactly(answer, gold, self._tolerance)
@@ -83,10 +107,10 @@ class MathVerifier:
                 undecided.append(gold)
         if not undecided:
             return Verdict(outcome=Outcome.INCORRECT, answer=answer)
-        return await self._ask_worker(answer, tuple(undecided), is_attempt=False)
+        return answer, undecided, False
 
-    async def _ask_worker(self, text: str, golds: tuple[str, ...], *, is_attempt: bool) -> Verdict:
-        reply = await self.pool.call((text, list(golds), is_attempt))
+    async def _ask_worker(self, text: str, golds: list[str], is_attempt: bool) -> Verdict:
+        reply = await self.pool.call((text, golds, is_attempt))
         outcome = outcome_of(reply.fault, reply.value and reply.value["correct"])
         if not is_attempt:
             return Verdict(outcome=outcome, answer=text, detail=reply.detail, fault=reply.fault)
@@ -101,36 +125,48 @@ class MathVerifier:
 
 
 class _Turns:
-    """Lets ``size`` callers pass in each iteration of the event loop; the others wait, first come first served."""
+    """Lets callers pass until they have spent ``budget_s`` of an iteration of the event loop; the others wait."""
 
-    def __init__(self, size: int):
-        self._size = self._left = size
+    def __init__(self, budget_s: float):
+        self._budget_s = budget_s
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadline = 0.0
+        """When this iteration's budget is spent; 0 between iterations in which nobody passed."""
 
     async def take(self) -> None:
+        """Wait for a turn; `spend` is called when it is over, with no await in between."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # the last one is closed, and what was planned there never runs
-            self._loop, self._left = loop, self._size
+            self._loop, self._deadline = loop, 0.0
             self._waiting.clear()
-        if self._left == self._size:
+        if not self._deadline:
+            self._deadline = time.perf_counter() + self._budget_s
             loop.call_soon(self._renew, loop)
-        if self._left and not self._waiting:
-            self._left -= 1
+        if not self._waiting and time.perf_counter() < self._deadline:
             return
         turn = loop.create_future()
         self._waiting.append(turn)
         await turn
 
+    def spend(self, now: float) -> None:
+        """Let the next one pass where there is time left."""
+        if now < self._deadline:
+            self._pass_one()
+
     def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._left = self._size
-        while self._waiting and self._left:
+        self._deadline = 0.0
+        if self._waiting:
+            self._deadline = time.perf_counter() + self._budget_s
+            loop.call_soon(self._renew, loop)
+            self._pass_one()
+
+    def _pass_one(self) -> None:
+        while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():  # its caller was cancelled
                 turn.set_result(None)
-                self._left -= 1
-        if self._left < self._size:
-            loop.call_soon(self._renew, loop)
+                return
 
 
 def outcome_of(fault: str | None, correct: bool | None) -> Outcome:
@@ -147,7 +183,7 @@ def golds_of(ground_truth: Any) -> tuple[str, ...] | None:
     values: Iterable[Any] = ground_truth if isinstance(ground_truth, list | tuple) else [ground_truth]
     golds = []
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
+        if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
             return None
         if gold := _gold_text(str(value)):
             golds.append(gold)
