@@ -215,7 +215,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"verifier": {"kwargs": [1]}},
-        "verifier.kwargs must be a mapping; got (1,). Set its keys one by one: +multiattempt.verifier.kwargs.<key>=<value>.",
+        "verifier.kwargs must be a mapping; got (1,). Set its keys one by one: "
+        "+multiattempt.verifier.kwargs.<key>=<value>.",
     ),
     ({"verifier": None}, "verifier must be a mapping; got None"),
 ]
