@@ -14,7 +14,7 @@ from subprocess import SubprocessError
 from typing import Any
 
 from verl_multiattempt.verifier_process import Channel, ForkServer
-from verl_multiattempt.verifier_server import ENDED, FAILED, READY, STARTED, STOPPED
+from verl_multiattempt.verifier_server import ENDED, FAILED, OVER_MEMORY, READY, STARTED, STOPPED
 from verl_multiattempt.verifier_worker import describe
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,9 @@ SERVER_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
 """Limit on the fork server's ending in order; past it it is killed."""
 SERVER_START_DELAYS_S = (0.0, 0.5, 2.0)
-"""Waits before a lost server is started again, while no worker came up in between; then the crew gives up."""
+"""Waits before a lost server is started again, while no worker came up in between; then the crew gives up for now."""
+RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Least time from giving up until a call makes the crew start a server again; the last one holds from then on."""
 MAX_FAILED_STARTS = 10
 """Workers that may end, one after the other, before any of them is ready."""
 NUM_FREE_STARTS = 5
@@ -67,6 +69,7 @@ class Crew:
         on_reply: a worker sent a reply to a request, with that number.
         on_down: a worker that was ready is lost; the text says why, None that it ended by itself.
         on_ended: a worker that was ready has ended; the text says how.
+        on_over_memory: a worker holds too much with what it started, and is being ended; the text says so.
         on_broken: no worker can be had, for the reason given; None takes that back.
     """
 
@@ -80,11 +83,12 @@ class Crew:
         on_reply: Callable[[Worker, int, bytes], None],
         on_down: Callable[[Worker, str | None], None],
         on_ended: Callable[[Worker, str], None],
+        on_over_memory: Callable[[Worker, str], None],
         on_broken: Callable[[str | None], None],
     ):
         self._loop, self._setup, self._num_workers = loop, setup, num_workers
         self._on_ready, self._on_reply, self._on_down = on_ready, on_reply, on_down
-        self._on_ended, self._on_broken = on_ended, on_broken
+        self._on_ended, self._on_over_memory, self._on_broken = on_ended, on_over_memory, on_broken
         self._numbers = itertools.count(1)
         self.workers: dict[int, Worker] = {}
         """Those that are starting or ready."""
@@ -95,6 +99,7 @@ class Crew:
         self._timer: asyncio.TimerHandle | None = None  # limits the server's loading, or waits for its next start
         self._fill_timer: asyncio.TimerHandle | None = None
         self._num_lost_servers = 0  # since a worker was last ready
+        self._retry_at: float | None = None  # the loop's time; None while the crew has not given up
         self._num_failed_starts = 0  # since a worker was last ready
         self._num_fruitless = 0  # workers lost with no request sent to them, since a reply
 
@@ -102,29 +107,44 @@ class Crew:
 
     def start_server(self) -> None:
         """Start the fork server; the workers follow when it has loaded the handler."""
+        self._retry_at = None
         try:
             self.server = ForkServer(self._loop, self._setup, self._on_message, self._server_ended)
         except (OSError, ValueError, SubprocessError) as error:
-            self._lose_server(f"the fork server cannot be started: {describe(error)}", is_broken=True)
+            self._lose_server(f"the fork server cannot be started: {describe(error)}")
             return
         late = f"the handler was not loaded within {LOAD_TIMEOUT_S:g} s"
         self._timer = self._loop.call_later(LOAD_TIMEOUT_S, partial(self._lose_server, late, is_broken=True))
 
+    def retry(self) -> None:
+        """Start the fork server again if the crew has given up and not tried for a while."""
+        if self._retry_at is not None and self._loop.time() >= self._retry_at:
+            self.start_server()
+
     def _on_message(self, kind: bytes, number: int, text: str, channel: socket | None) -> None:
         if kind == READY:
-            self._cancel_timers()
-            self._is_serving = True
-            if text:
-                logger.warning("Workers are not forked, each loads the handler: it left the fork server with %s", text)
-            self._fill()
+            self._server_ready(int(text), number)
         elif kind == FAILED:
             self._lose_server(f"the handler cannot be loaded: {text}", is_broken=True)
-        elif kind == STARTED and channel is not None:
+        elif kind == STARTED:
             self._worker_started(number, int(text), channel)
         elif kind == ENDED:
             self._worker_ended(number, text)
         elif kind == STOPPED and number in self.workers and self.workers[number].job is None:
             self.lose(self.workers[number], None)  # at once, not when the next request is late
+        elif kind == OVER_MEMORY and number in self.workers:
+            self._on_over_memory(self.workers[number], text)
+
+    def _server_ready(self, pid: int, num_threads: int) -> None:
+        assert self.server is not None
+        self.server.pid = pid
+        self._cancel_timers()
+        self._is_serving = True
+        if num_threads > 1:
+            logger.warning(
+                "Workers are not forked, each loads the handler: it left the fork server with %d threads", num_threads
+            )
+        self._fill()
 
     def _server_ended(self) -> None:
         self._lose_server("the fork server ended")
@@ -137,7 +157,10 @@ class Crew:
         if is_broken or is_last:
             self._on_broken(reason)
         self._drop_server(reason)
-        if not is_last:
+        if is_last:
+            num_retries = self._num_lost_servers - len(SERVER_START_DELAYS_S) - 1
+            self._retry_at = self._loop.time() + RETRY_DELAYS_S[min(num_retries, len(RETRY_DELAYS_S) - 1)]
+        else:
             delay_s = SERVER_START_DELAYS_S[self._num_lost_servers - 1]
             self._timer = self._loop.call_later(delay_s, self.start_server)
         self._reap_servers()
@@ -165,6 +188,8 @@ class Crew:
 
     def _reap_servers(self) -> None:
         self._old_servers = [server for server in self._old_servers if not server.ended]
+        for server in self._old_servers:
+            server.kill()
         if self._old_servers:
             self._loop.call_later(0.02, self._reap_servers)
 
@@ -201,10 +226,15 @@ class Crew:
         reason = f"{what} within {SERVER_TIMEOUT_S:g} s"
         worker.timer = self._loop.call_later(SERVER_TIMEOUT_S, self._lose_server, reason)
 
-    def _worker_started(self, number: int, pid: int, channel: socket) -> None:
+    def _worker_started(self, number: int, pid: int, channel: socket | None) -> None:
         worker = self.workers.get(number)
         if worker is None:
-            channel.close()
+            if channel is not None:
+                channel.close()
+            return
+        if channel is None:  # this process has no descriptor left: try again a little later
+            self._num_fruitless = max(self._num_fruitless, self._num_workers + NUM_FREE_STARTS + 2)
+            self.retire(worker)
             return
         worker.disarm()
         worker.pid = pid

@@ -24,14 +24,13 @@ import os
 import pickle
 import reprlib
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from verl_multiattempt.verifier_crew import Crew, Worker
-from verl_multiattempt.verifier_server import module_path
-from verl_multiattempt.verifier_worker import describe
+from verl_multiattempt.verifier_queue import CallQueue
+from verl_multiattempt.verifier_worker import describe, module_path
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +94,9 @@ class WorkerPool:
         handler_kwargs: the factory's arguments; they must pickle, and name nothing of the main script.
         num_workers: worker processes.
         timeout_s: hard limit on one request, from the moment it is sent to a worker.
-        memory_limit_mb: cap on the private memory of a worker, what the handler loaded included.
+        memory_limit_mb: cap on the private memory of a worker, what the handler loaded included, which binds at once;
+            and on the memory, shared memory included, that a worker and the processes it started hold together, which
+            the fork server looks at five times a second. Files in a memory file system do not count.
         recycle_after: requests after which a worker is replaced.
         queue_size: calls that may wait for a worker; further callers wait before they are queued.
 
@@ -126,8 +127,7 @@ class WorkerPool:
         self._crew: Crew | None = None
         self._closed = False
         self._broken: str | None = None  # why no worker can be had
-        self._queue: deque[_Job] = deque()
-        self._room = asyncio.Semaphore(queue_size)
+        self._queue: CallQueue[_Job] = CallQueue(queue_size)
         self._idle: list[Worker] = []  # the last one used is used first: its caches are warm
         self._requests = itertools.count(1)
 
@@ -198,6 +198,7 @@ class WorkerPool:
             on_reply=self._worker_replied,
             on_down=self._worker_down,
             on_ended=self._worker_ended,
+            on_over_memory=self._worker_over_memory,
             on_broken=self._crew_broken,
         )
         crew.start_server()
@@ -210,18 +211,20 @@ class WorkerPool:
         if self._closed:
             job.finish(fault="error", detail="the pool is closed")
             return answer.result()
-        await self._room.acquire()
+        await self._queue.take_place()
         try:
             if self._closed:
                 job.finish(fault="died", detail="the pool was closed")
             elif self._broken is not None:
                 job.finish(fault="error", detail=self._broken)
+                assert self._crew is not None
+                self._crew.retry()
             else:
                 job.payload = pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL)
         except Exception as error:
             job.finish(fault="error", detail=f"the request cannot be pickled: {describe(error)}")
         if answer.done():
-            self._room.release()
+            self._queue.give_place()
             return answer.result()
         self._queue.append(job)
         self._dispatch()
@@ -232,30 +235,25 @@ class WorkerPool:
             raise
 
     def _abandon(self, job: _Job) -> None:
-        if job in self._queue:
-            self._queue.remove(job)
-            self._room.release()
-        elif job.worker is not None:
+        if not self._queue.remove(job) and job.worker is not None:
             self._replace(job.worker)
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
-            worker, job = self._idle.pop(), self._queue.popleft()
+            worker, job = self._idle.pop(), self._queue.first()
             assert worker.channel is not None
             assert self._loop is not None
             worker.request = next(self._requests)
             if not worker.channel.send(worker.request, job.payload):
-                self._queue.appendleft(job)  # dead already: the request was not seen there
-                self._lose(worker, None)
+                self._lose(worker, None)  # dead already: the request was not seen there
                 continue
+            self._queue.pop()
             worker.job, job.worker, job.payload = job, worker, b""
             worker.timer = self._loop.call_later(self._timeout_s, self._late, worker)
-            self._room.release()
 
     def _answer_queue(self, fault: str, detail: str) -> None:
         while self._queue:
-            self._queue.popleft().finish(fault=fault, detail=detail)
-            self._room.release()
+            self._queue.pop().finish(fault=fault, detail=detail)
 
     def _count(self, reply: Reply, request: Any) -> None:
         self.stats.calls += 1
@@ -320,6 +318,14 @@ class WorkerPool:
         if worker.job is not None:
             worker.job.finish(fault="died", detail=f"the worker ended ({how})")
             worker.job = None
+
+    def _worker_over_memory(self, worker: Worker, detail: str) -> None:
+        if worker.job is None:  # what an earlier request left behind grew
+            self._lose(worker, None)
+            return
+        worker.job.finish(fault="memory", detail=detail)
+        worker.job = None
+        self._replace(worker)
 
     def _crew_broken(self, reason: str | None) -> None:
         self._broken = reason

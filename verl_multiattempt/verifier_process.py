@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from verl_multiattempt.verifier_server import FORK, KILL, MESSAGE, child_environment, setup_file
-from verl_multiattempt.verifier_worker import HEADER, MAX_REPLY_BYTES
+from verl_multiattempt.verifier_server import FORK, KILL, MESSAGE
+from verl_multiattempt.verifier_worker import HEADER, MAX_REPLY_BYTES, child_environment, setup_file
+
+GUARD_TIMEOUT_S = 2.0
+"""Limit on the guard's ending what it guards; past it the guard is killed, too, and the server ends by itself."""
 
 
 class ForkServer:
-    """A fork server process, started at once.
+    """A fork server process with its guard (see `verl_multiattempt.verifier_guard`), started at once.
 
-    Linux ends it when the thread that started it ends (PR_SET_PDEATHSIG), so that thread must be the event loop's.
+    Linux ends both when the thread that started them ends (PR_SET_PDEATHSIG), so that thread must be the event loop's.
 
     Args:
         loop: the running event loop.
@@ -37,32 +43,33 @@ class ForkServer:
         on_lost: Callable[[], None],
     ):
         self._loop, self._on_message, self._on_lost = loop, on_message, on_lost
-        self._control, theirs = socket.socketpair()
-        with theirs, setup_file(setup) as stdin:
-            command = [sys.executable, "-m", "verl_multiattempt.verifier_server"]
-            command += ["server", str(theirs.fileno()), str(os.getpid())]
-            try:
+        self.pid: int | None = None
+        """The server's process id; None until it has loaded the handler."""
+        self._killed_at: float | None = None
+        self._control, theirs = map(_above_standard, socket.socketpair())
+        command = [sys.executable, "-m", "verl_multiattempt.verifier_server"]
+        command += ["server", str(theirs.fileno()), str(os.getpid())]
+        log = _log_descriptor()
+        try:
+            with theirs, setup_file(setup) as stdin:
                 self._process = subprocess.Popen(
                     command,
                     stdin=stdin,
+                    stdout=log,
+                    stderr=log,
                     env=child_environment(),
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # a terminal's signals are the parent's
                 )
-            except BaseException:
-                self._control.close()
-                raise
+        except BaseException:
+            self._control.close()
+            raise
         self._control.setblocking(False)
         loop.add_reader(self._control, self._readable)
 
     @property
-    def pid(self) -> int:
-        """The server's process id."""
-        return self._process.pid
-
-    @property
     def ended(self) -> bool:
-        """Whether the process has ended; asking reaps it."""
+        """Whether the server, its guard and all that they started have ended; asking reaps them."""
         return self._process.poll() is not None
 
     def fork(self, number: int) -> None:
@@ -83,9 +90,15 @@ class ForkServer:
         self._control.close()
 
     def kill(self) -> None:
-        """End the server at once; Linux ends its workers with it."""
+        """Have the guard kill the server and all below it, at once; call again until it has `ended`."""
         self.stop()
-        if not self.ended:
+        if self.ended:
+            return
+        if self._killed_at is None:
+            self._killed_at = time.monotonic()
+            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(signal.SIGCONT)  # should someone have stopped it
+        elif time.monotonic() - self._killed_at > GUARD_TIMEOUT_S:
             self._process.kill()
 
     def _send(self, kind: bytes, number: int) -> None:
@@ -108,7 +121,7 @@ class ForkServer:
             message, descriptors = b"", []
         channel = None
         if descriptors:
-            channel = socket.socket(fileno=descriptors[0])
+            channel = _above_standard(socket.socket(fileno=descriptors[0]))
             channel.set_inheritable(False)
         if len(message) < MESSAGE.size:
             self._lost()
@@ -207,3 +220,20 @@ class Channel:
     def _break(self, reason: str | None) -> None:
         self.close()
         self._on_broken(reason)
+
+
+def _above_standard(opened: socket.socket) -> socket.socket:
+    """The socket under a descriptor above 2: where a program closed a standard one, others print to what took it."""
+    if opened.fileno() > 2:
+        return opened
+    with opened:
+        return socket.socket(fileno=fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 3))
+
+
+def _log_descriptor() -> int:
+    """Standard error, where what handlers print goes; nowhere if the program was started without or closed it."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return subprocess.DEVNULL
+    return subprocess.DEVNULL if sys.__stderr__ is None else 2

@@ -1,9 +1,10 @@
 """The fork server of `verl_multiattempt.verifier_pool.WorkerPool`: a process that starts, ends and reaps the workers.
 
-``python -m verl_multiattempt.verifier_server server FD PARENT_PID`` loads the handler once and then forks a worker in
-milliseconds whenever it is asked to. It has one thread, so the fork is safe; where the handler's import started
-threads, it spawns fresh processes instead, which load the handler themselves. It is the parent of the workers, so it
-alone kills and reaps them, and no process id is used after it was reaped.
+``python -m verl_multiattempt.verifier_server server FD PARENT_PID`` puts itself under a guard
+(`verl_multiattempt.verifier_guard`), loads the handler once and then forks a worker in milliseconds whenever it is
+asked to. It has one thread, so the fork is safe; where the handler's import started threads, it spawns fresh processes
+instead, which load the handler themselves. It is the parent of the workers, so it alone kills and reaps them, and no
+process id is used after it was reaped.
 
 A worker's socket has one end in the worker and one in the pool, and nowhere else: it closes when the worker ends.
 """
@@ -17,30 +18,46 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import IO
 
-from verl_multiattempt.verifier_worker import Handle, describe, die_with_parent, load_handler, prctl, run_worker
+from verl_multiattempt.verifier_guard import fork_guarded
+from verl_multiattempt.verifier_linux import children, end_children, tree_memory_kb
+from verl_multiattempt.verifier_worker import (
+    Handle,
+    become_subreaper,
+    child_environment,
+    describe,
+    die_with_parent,
+    load_handler,
+    run_worker,
+    setup_file,
+)
 
 MESSAGE = struct.Struct("=cI507s")
 """Between pool and server: kind, worker's number, text. One size, so that a read is a message."""
 FORK, KILL = b"F", b"K"  # pool -> server
-READY, FAILED, STARTED, ENDED, STOPPED = b"R", b"E", b"S", b"X", b"P"  # server -> pool; STARTED brings a socket
+# server -> pool; STARTED brings a socket
+READY, FAILED, STARTED, ENDED, STOPPED, OVER_MEMORY = b"R", b"E", b"S", b"X", b"P", b"M"
+WATCH_INTERVAL_S = 0.2
+"""Between two looks at the memory of the workers and what they started."""
 
 
 class _Server:
     """Starts, kills and reaps workers as the pool says, and reports each that ended."""
 
-    def __init__(self, control: socket.socket, setup: bytes, handle: Handle, memory_limit_mb: int):
+    def __init__(self, control: socket.socket, setup: bytes, handle: Handle, memory_limit_mb: int, *, guard_pid: int):
         self._control, self._setup, self._handle, self._memory_limit_mb = control, setup, handle, memory_limit_mb
+        self._guard_pid = guard_pid
         self._workers: dict[int, int] = {}  # process id -> the pool's number of it
-        self._own_children = _children()  # what the handler's factory started
+        self._own_children = children()  # what the handler's factory started
         self._num_threads = _num_threads()
         self._woken, self._wake = os.pipe()
+        self._is_stopping = False
+        self._next_watch = 0.0
 
     def run(self) -> None:
         """Serve until the pool's end of the control socket closes, or SIGTERM."""
@@ -48,22 +65,33 @@ class _Server:
         os.set_blocking(self._woken, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        pr_set_child_subreaper = 36  # what a dead worker leaves behind becomes a child of the server, which ends it
-        prctl(pr_set_child_subreaper, 1)
+        # From here on the server ends in order, with all that its workers started. The signal raises nothing: it may
+        # come again while they are being ended.
+        signal.signal(signal.SIGTERM, self._stop)
+        die_with_parent(self._guard_pid, signal.SIGTERM)
+        become_subreaper()  # what a dead worker leaves behind becomes a child of the server, which ends it
         gc.collect()
         gc.freeze()  # keeps the handler's pages shared with the workers
-        _send(self._control, READY, 0, "" if self._num_threads == 1 else f"{self._num_threads} threads")
+        _send(self._control, READY, self._num_threads, str(os.getpid()))
         control = self._control.fileno()
         try:
-            while True:
-                readable, _, _ = select.select([control, self._woken], [], [])
+            while not self._is_stopping:
+                timeout_s = WATCH_INTERVAL_S if self._workers else None
+                readable, _, _ = select.select([control, self._woken], [], [], timeout_s)
                 if self._woken in readable:
                     os.read(self._woken, 4096)
                     self._reap()
                 if control in readable and not self._obey():
                     return
+                if time.monotonic() >= self._next_watch:
+                    self._watch_memory()
         finally:
-            self._end_all()
+            for pid in self._workers:
+                _kill_group(pid)
+            end_children()
+
+    def _stop(self, *_: object) -> None:
+        self._is_stopping = True  # the signal ends the wait too, by its byte in the pipe
 
     def _obey(self) -> bool:
         try:
@@ -135,39 +163,30 @@ class _Server:
 
     def _end_strays(self) -> None:
         """Kill what ended workers left behind, processes that had left the worker's group included."""
-        for pid in _children() - self._own_children - self._workers.keys():
+        for pid in self._strays():
             with suppress(ProcessLookupError):
                 if os.getpgid(pid) not in self._workers:  # a living worker's business
                     os.kill(pid, signal.SIGKILL)
 
-    def _end_all(self) -> None:
-        for pid in self._workers:
-            _kill_group(pid)
-        while self._workers:
-            self._workers.pop(os.waitpid(-1, 0)[0], None)
-        while left_behind := _children():  # a child's children become the server's in turn
-            for pid in left_behind:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+    def _strays(self) -> set[int]:
+        return children() - self._own_children - self._workers.keys()
 
-
-def module_path() -> list[str]:
-    """``sys.path`` without what Python ignores there."""
-    return [entry for entry in sys.path if isinstance(entry, str)]
-
-
-def child_environment() -> dict[str, str]:
-    """The environment in which a server or worker is started: this process's modules, and one thread for BLAS."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(module_path())}
-
-
-def setup_file(setup: bytes) -> IO[bytes]:
-    """A nameless file with what a server or worker reads from its standard input."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    file.write(setup)
-    file.seek(0)
-    return file
+    def _watch_memory(self) -> None:
+        """End workers that hold too much together with what they started, which no resource limit says of a process."""
+        self._next_watch = time.monotonic() + WATCH_INTERVAL_S
+        trees = defaultdict(list, {pid: [pid] for pid in self._workers})
+        for pid in self._strays():  # their parents have ended
+            with suppress(ProcessLookupError):
+                group = os.getpgid(pid)
+                trees[group if group in self._workers else pid].append(pid)
+        limit_kb = self._memory_limit_mb * 1024
+        for root, pids in trees.items():
+            if tree_memory_kb(pids, limit_kb) <= limit_kb:
+                continue
+            if root in self._workers:
+                told = f"over {self._memory_limit_mb} MB with shared memory and what it started"
+                _send(self._control, OVER_MEMORY, self._workers[root], told)
+            _kill_group(root)
 
 
 def _send(control: socket.socket, kind: bytes, number: int, text: str, descriptors: Sequence[int] = ()) -> None:
@@ -193,12 +212,6 @@ def _changed_child() -> os.waitid_result | None:
         return None
 
 
-def _children() -> set[int]:
-    with suppress(OSError):
-        return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
-    return set()
-
-
 def _num_threads() -> int:
     with suppress(OSError):
         return len(os.listdir("/proc/self/task"))
@@ -209,13 +222,15 @@ def main() -> None:
     """Serve as ``sys.argv`` says: ``server`` or ``worker``, the socket's descriptor, the parent's process id."""
     role, descriptor, parent_pid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    die_with_parent(parent_pid)
+    if role == "server":
+        parent_pid = fork_guarded(parent_pid, descriptor)
+    else:
+        die_with_parent(parent_pid)
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)
     setup = sys.stdin.buffer.read()
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # what handlers print goes to the log
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         handle, memory_limit_mb = load_handler(setup)
@@ -225,10 +240,7 @@ def main() -> None:
         raise
     if role == "worker":
         run_worker(channel, handle, memory_limit_mb, parent_pid)
-    # From here on the server can end its workers in order, with all that they started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    die_with_parent(parent_pid, signal.SIGTERM)
-    _Server(channel, setup, handle, memory_limit_mb).run()
+    _Server(channel, setup, handle, memory_limit_mb, guard_pid=parent_pid).run()
 
 
 if __name__ == "__main__":

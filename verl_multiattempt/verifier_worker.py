@@ -16,10 +16,11 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 HEADER = struct.Struct("!QQ")
 """Before each request and reply: its length in bytes, the request's number (0: the worker is ready)."""
@@ -50,13 +51,38 @@ def prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
+def become_subreaper() -> None:
+    """Have what dead descendants leave behind become this process's children; nothing where there is no such call."""
+    pr_set_child_subreaper = 36
+    prctl(pr_set_child_subreaper, 1)
+
+
 def describe(error: BaseException) -> str:
     """``Type: text`` on one line, bounded."""
     try:
         text = " ".join(str(error)[:MAX_ERROR_CHARS].split())
-    except Exception as unprintable:  # str() of an exception is code of the handler's too
+    except BaseException as unprintable:  # str() of an exception is code of the handler's too
         text = f"(its text raised {type(unprintable).__name__})"
     return f"{type(error).__name__}: {text}"[:MAX_ERROR_CHARS]
+
+
+def module_path() -> list[str]:
+    """``sys.path`` without what Python ignores there."""
+    return [entry for entry in sys.path if isinstance(entry, str)]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment in which a server or worker is started: this process's modules, and one thread for BLAS."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(module_path())}
+
+
+def setup_file(setup: bytes) -> IO[bytes]:
+    """A nameless file with what a server or worker reads from its standard input."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.write(setup)
+    file.seek(0)
+    return file
 
 
 def load_handler(setup: bytes) -> tuple[Handle, int]:
@@ -76,7 +102,7 @@ def load_handler(setup: bytes) -> tuple[Handle, int]:
     module, _, name = handler.partition(":")
     handle = getattr(importlib.import_module(module), name)(**pickle.loads(kwargs))
     if not callable(handle):
-        raise TypeError(f"handler {handler} must return a callable; got {handle!r:.100}")
+        raise TypeError(f"handler {handler} must return a callable; got {handle!r:.100}. Name the factory.")
     return handle, memory_limit_mb
 
 
@@ -122,10 +148,12 @@ def _handle(handle: Handle, channel: socket.socket, length: int) -> bytes:
     try:
         reply = json.dumps({"value": handle(pickle.loads(_receive(channel, length)))}).encode()
         if len(reply) > MAX_REPLY_BYTES:
-            raise ValueError(f"a reply must have at most {MAX_REPLY_BYTES} bytes as JSON; got {len(reply)}")
-    except MemoryError:
+            raise ValueError(
+                f"a reply must have at most {MAX_REPLY_BYTES} bytes as JSON; got {len(reply)}. Return less."
+            )
+    except (MemoryError, SystemExit, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # asyncio's CancelledError is no Exception, and no reason to end
         reply = json.dumps({"error": describe(error)}).encode()
     return reply
 

@@ -9,13 +9,18 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 from typing import Any, NoReturn
 
 NOBODY = 65534
-CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
+    0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
+)  # fmt: skip
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 16384, 1 << 18
 MAX_LINE_CHARS = 65536
 MAX_FILE_BYTES = 2**20
+PROC_MOUNTS = ((b"proc", 0), (b"tmpfs", MS_RDONLY))  # the second where a container forbids the first
 # What short functions import; loaded beforehand where the user nobody may not read the standard library.
 COMMON_MODULES = (
     "array", "bisect", "calendar", "cmath", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal",
@@ -25,13 +30,34 @@ COMMON_MODULES = (
 
 
 def unshare() -> bool:
-    """Leave the network and the other processes behind, where the kernel permits it."""
+    """Leave the network and the reach of other processes behind, where the kernel permits it."""
+    # Only root may do it without a user namespace, in which it would be root no more.
+    user = 0 if os.geteuid() == 0 else CLONE_NEWUSER
+    return call_kernel("unshare", user | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC)
+
+
+def hide_processes() -> bool:
+    """In new namespaces: have ``/proc`` show their processes alone, or nothing at all."""
+    # First no mount may reach the other side any more.
+    if not call_kernel("mount", None, b"/", None, MS_REC | MS_PRIVATE, None):
+        return False
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    return any(call_kernel("mount", kind, b"/proc", kind, flags | more, None) for kind, more in PROC_MOUNTS)
+
+
+def give_up_capabilities() -> bool:
+    """Without root, too, the new namespaces gave this process the right to mount there: it could uncover ``/proc``."""
+    pr_set_no_new_privs, version_3 = 38, 0x20080522
+    header = struct.pack("=Ii", version_3, 0)
+    return call_kernel("prctl", pr_set_no_new_privs, 1, 0, 0, 0) and call_kernel("capset", header, bytes(24))
+
+
+def call_kernel(name: str, *arguments: Any) -> bool:
+    """Whether a function of the C library did what it was asked to."""
     try:
         import ctypes
 
-        # Only root may do it without a user namespace, in which it would be root no more.
-        user = 0 if os.geteuid() == 0 else CLONE_NEWUSER
-        return ctypes.CDLL(None).unshare(user | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC) == 0
+        return bool(getattr(ctypes.CDLL(None), name)(*arguments) == 0)
     except (ImportError, OSError, AttributeError):
         return False
 
@@ -126,7 +152,9 @@ def main() -> None:
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        active["hidden"] = active["namespaces"] and hide_processes()
         active["nobody"] = become_nobody()
+        active["hidden"] = give_up_capabilities() and active["hidden"]
         set_limits(request["cpu_s"], request["memory_mb"])
         run_calls(request, output, active)
     os.close(output)

@@ -199,8 +199,9 @@ def main() -> None:
     request = {"code": "", "function": "f", "calls": [], "time_limit_s": 5, "cpu_s": 5, "memory_mb": 512}
     active, _ = start(request)
     yes = {True: "yes", False: "no"}
-    print(f"no network, other processes out of sight: {yes[active['namespaces']]}")
-    print(f"a user without rights (nobody):           {yes[active['nobody']]}")
+    print(f"no network, other processes out of reach:  {yes[active['namespaces']]}")
+    print(f"other processes out of sight (own /proc):  {yes[active['hidden']]}")
+    print(f"a user without rights (nobody):            {yes[active['nobody']]}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from verl_multiattempt.verifier import Outcome, Question, Verifier, make_verifie
 RUN_IN = ("thread", "pool")
 KEY = "multiattempt.verifier.kwargs."
 FUNCTION = "reward.custom_reward_function."
+WITH_REMEDY = r"[\w.]+ must .+; got .+\. (Leave|Give|Take|Remove|Mend|Define|Change|There is no such file;) .+"
 MakeVerifier = Callable[..., ComputeScoreVerifier]
 
 
@@ -259,6 +260,23 @@ async def test_feedback_key_and_its_bound(make: MakeVerifier) -> None:
     assert (await make(source, feedback_key="none").verify("", QUESTION)).feedback is None
 
 
+@pytest.mark.parametrize("run_in", RUN_IN)
+async def test_long_answer_is_cut(make: MakeVerifier, run_in: str) -> None:
+    by_key = make(returning("{'score': 0.0, 'pred': 'é' * 3 * 10**6}"), answer_key="pred", run_in=run_in)
+    by_pattern = make(returning("1"), answer_pattern="a+", run_in=run_in)
+    for verifier, text, outcome in ((by_key, "", Outcome.INCORRECT), (by_pattern, "a" * 10**6, Outcome.CORRECT)):
+        verdict = await verifier.verify(text, QUESTION)
+        assert verdict.outcome is outcome, verdict.detail
+        assert len(str(verdict.answer)) == 20_000
+
+
+@pytest.mark.parametrize("run_in", RUN_IN)
+async def test_row_whose_extra_info_is_null(make: MakeVerifier, run_in: str) -> None:
+    verifier = make(returning("{'score': 1, 'feedback': repr(extra_info)}"), run_in=run_in)
+    question = Question(ground_truth="7", extra_info=None)  # type: ignore[arg-type]
+    assert (await verifier.verify("", question)).feedback == "{}"
+
+
 # Functions that fail, take long, or hang.
 
 
@@ -275,12 +293,55 @@ async def test_function_that_raises_is_an_error_and_the_next_call_is_right(make:
     ("kind", "statement"),
     [
         ("def", "sys.exit(0)"), ("def", "raise StopIteration"), ("def", "raise KeyboardInterrupt"),
+        ("def", "raise GeneratorExit"), ("def", "raise asyncio.CancelledError"),
         ("async def", "sys.exit(0)"), ("async def", "raise StopIteration"),
+        ("async def", "raise GeneratorExit"), ("async def", "raise asyncio.CancelledError"),
+        ("async def", "asyncio.current_task().cancel(); await asyncio.sleep(0)"),
     ],
 )  # fmt: skip
-async def test_function_that_would_end_the_process(make: MakeVerifier, kind: str, statement: str) -> None:
-    verifier = make(f"import sys\n{kind} compute_score(**row):\n    {statement}")
-    assert (await verifier.verify("1", QUESTION)).outcome is Outcome.ERROR
+@pytest.mark.parametrize("run_in", RUN_IN)
+async def test_function_that_would_end_the_process(make: MakeVerifier, run_in: str, kind: str, statement: str) -> None:
+    verifier = make(f"import asyncio, sys\n{kind} compute_score(**row):\n    {statement}", run_in=run_in)
+    verdict = await verifier.verify("1", QUESTION)
+    assert verdict.outcome is Outcome.ERROR
+    assert verdict.detail
+
+
+@pytest.mark.parametrize("run_in", RUN_IN)
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_exception_whose_text_cannot_be_had(make: MakeVerifier, run_in: str, kind: str) -> None:
+    source = f"class E(Exception):\n    def __str__(self): sys.exit()\n{kind} compute_score(**row):\n    raise E"
+    verdict = await make(f"import sys\n{source}", run_in=run_in).verify("1", QUESTION)
+    assert (verdict.outcome, verdict.detail) == (Outcome.ERROR, "E: (its text raised SystemExit)")
+
+
+async def test_cancelled_verification_by_a_coroutine_function_is_cancelled(make: MakeVerifier) -> None:
+    source = """
+import asyncio
+async def compute_score(solution_str, **row):
+    await asyncio.sleep(float(solution_str))
+    return 1
+"""
+    verifier = make(source)
+    task = asyncio.create_task(verifier.verify("5", QUESTION))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await verifier.verify("0", QUESTION)).outcome is Outcome.CORRECT
+
+
+async def test_thread_that_cannot_be_started_is_an_error(make: MakeVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = make(returning("1"))
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        verdict = await verifier.verify("", QUESTION)
+    assert (verdict.outcome, verdict.detail) == (Outcome.ERROR, "RuntimeError: can't start new thread")
+    assert (await verifier.verify("", QUESTION)).outcome is Outcome.CORRECT
 
 
 async def test_slow_function_in_a_thread_times_out_and_the_event_loop_goes_on(make: MakeVerifier) -> None:
@@ -336,8 +397,8 @@ async def test_threads_that_never_end_are_counted_and_then_refused(
     refused = await verifier.verify("fine", QUESTION)
     assert refused.outcome is Outcome.ERROR
     assert refused.detail == (
-        "2 calls of the reward function run on past multiattempt.verifier.timeout_s (0.5 s) in threads, which cannot "
-        "be ended. Set +multiattempt.verifier.kwargs.run_in=pool."
+        "the reward function must keep multiattempt.verifier.timeout_s (0.5 s); got 2 calls that run on in threads, "
+        "which cannot be ended. Set +multiattempt.verifier.kwargs.run_in=pool."
     )
     event.set()  # they end after all
     deadline = time.monotonic() + 10
@@ -468,7 +529,7 @@ async def test_coroutines_in_disguise(make: MakeVerifier, source: str) -> None:
         ({"threshold": float("nan")}, KEY + "threshold must be a finite number; got nan"),
         ({"threshold": "1"}, KEY + "threshold must be a finite number; got '1'"),
         ({"threshold": True}, KEY + "threshold must be a finite number; got True"),
-        ({"answer_pattern": "("}, KEY + "answer_pattern must be null, boxed or a regular expression; got '(': "),
+        ({"answer_pattern": "("}, KEY + "answer_pattern must be null, boxed or a regular expression; got '('. Mend"),
         ({"answer_pattern": 4}, KEY + "answer_pattern must be null, boxed or a regular expression; got 4"),
         ({"answer_pattern": ""}, KEY + "answer_pattern must be null, boxed or a regular expression; got ''"),
         ({"answer_key": ""}, KEY + "answer_key must be null or a non-empty text; got ''"),
@@ -479,40 +540,45 @@ async def test_coroutines_in_disguise(make: MakeVerifier, source: str) -> None:
         ({"reward_kwargs": [1]}, KEY + "reward_kwargs must be a mapping; got [1]"),
         ({"reward_kwargs": {"solution_str": 1}}, KEY + "reward_kwargs must leave data_source, solution_str, "
                                                        "ground_truth, extra_info to the row; got ['solution_str']"),
-        ({"path": "none.py"}, FUNCTION + "path must name a file or pkg://package.module; got 'none.py'"
-                              ", which is not there"),
+        ({"path": "none.py"}, FUNCTION + "path must name a file or pkg://package.module; got 'none.py'"),
         ({"path": "pkg://no_such_package"}, FUNCTION + "path must name a module that can be loaded; "
-                                            "got 'pkg://no_such_package': ModuleNotFoundError: No module named"),
+                                            "got 'pkg://no_such_package'. Mend what it raised, ModuleNotFound"),
     ],
     ids=lambda value: str(value)[:50],
 )  # fmt: skip
 def test_bad_argument(kwargs: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match="^" + re.escape(sentence)):
+    with pytest.raises(ValueError, match="^" + re.escape(sentence)) as caught:
         ComputeScoreVerifier(VerifierSettings(), **kwargs)
+    assert re.fullmatch(WITH_REMEDY, str(caught.value))
 
 
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
         ("def other(**row): return 1", FUNCTION + "name must be a function in {path}; got "
-                                       "'compute_score', which is not"),
+                                       "'compute_score'. Define one of that name there, or name another."),
         ("compute_score = 3", FUNCTION + "name must be a function in {path}; got 'compute_score'"),
-        ("1 / 0", FUNCTION + "path must name a module that can be loaded; got '{path}': "
-                  "ZeroDivisionError: division by zero"),
-        ("import sys; sys.exit()", FUNCTION + "path must name a module that can be loaded; got '{path}'"
-                                   ": SystemExit: "),
-        ("def f(:", FUNCTION + "path must name a module that can be loaded; got '{path}': SyntaxError"),
+        ("1 / 0", FUNCTION + "path must name a module that can be loaded; got '{path}'. "
+                  "Mend what it raised, ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit()", FUNCTION + "path must name a module that can be loaded; got '{path}'. "
+                                   "Mend what it raised, SystemExit: "),
+        ("def f(:", FUNCTION + "path must name a module that can be loaded; got '{path}'. "
+                    "Mend what it raised, SyntaxError"),
+        ("class E(Exception):\n    def __str__(self): 1 / 0\nraise E",
+         FUNCTION + "path must name a module that can be loaded; got '{path}'. Mend what it raised, E: (its text "
+         "raised ZeroDivisionError)"),
         ("def compute_score(solution_str, ground_truth): return 1",
          FUNCTION + "name must be a function of (data_source, solution_str, ground_truth, extra_info); "
-         "got 'compute_score': got an unexpected keyword argument 'data_source'"),
+         "got 'compute_score'. Change its parameters: got an unexpected keyword argument 'data_source'."),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
 def test_file_that_cannot_be_used(tmp_path: Path, source: str, sentence: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(source, encoding="utf-8")
-    with pytest.raises(ValueError, match="^" + re.escape(sentence.format(path=path))):
+    with pytest.raises(ValueError, match="^" + re.escape(sentence.format(path=path))) as caught:
         ComputeScoreVerifier(VerifierSettings(), path=str(path))
+    assert re.fullmatch(WITH_REMEDY, str(caught.value))
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])

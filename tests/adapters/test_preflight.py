@@ -143,7 +143,10 @@ def test_custom_reward_function_as_the_verifier(good_config: MakeConfig, tmp_pat
     changes = {**compute_score(threshold=0.5, run_in="pool"), "reward.custom_reward_function": function}
     assert find_problems(good_config(changes)) == []
     (problem,) = find_problems(good_config({**changes, "reward.custom_reward_function.name": "other"}))
-    assert problem == (f"reward.custom_reward_function.name must be a function in {path}; got 'other', which is not")
+    assert problem == (
+        f"reward.custom_reward_function.name must be a function in {path}; got 'other'. "
+        "Define one of that name there, or name another."
+    )
 
 
 def test_custom_reward_function_that_is_not_there(good_config: MakeConfig) -> None:
@@ -151,7 +154,8 @@ def test_custom_reward_function_that_is_not_there(good_config: MakeConfig) -> No
     changes = {**compute_score(run_in="pool"), "reward.custom_reward_function.path": "none.py"}
     (problem,) = find_problems(good_config(changes))
     assert problem == (
-        "reward.custom_reward_function.path must name a file or pkg://package.module; got 'none.py', which is not there"
+        "reward.custom_reward_function.path must name a file or pkg://package.module; got 'none.py'. "
+        "There is no such file; the path counts from the folder in which the command runs."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import resource
 import signal
@@ -137,8 +138,14 @@ def do_kill_self(number: int) -> None:
     time.sleep(3600)
 
 
-def do_kill_server() -> None:
-    os.kill(os.getppid(), signal.SIGKILL)
+def do_kill_above(generations: int, path: str) -> None:
+    """Kill the server (1) or its guard (2), with a child in a session of its own."""
+    Path(path).write_text(str(do_leave_child(3600, True)))
+    victim = os.getpid()
+    for _ in range(generations):
+        victim = int(Path(f"/proc/{victim}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    assert "verifier_server" in Path(f"/proc/{victim}/cmdline").read_text()  # and not the program itself
+    os.kill(victim, signal.SIGKILL)
     time.sleep(3600)
 
 
@@ -156,6 +163,55 @@ def do_fill_memory_and_report(megabytes: int) -> int:
     except MemoryError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return -1
+
+
+def _hold_shared_memory(megabytes: int) -> None:
+    memory = mmap.mmap(-1, megabytes * 2**20)
+    for page in range(0, len(memory), mmap.PAGESIZE):
+        memory[page] = 1
+    time.sleep(3600)
+
+
+def do_fill_shared_memory(megabytes: int) -> None:
+    """Memory that the limit on a process's data does not know of."""
+    _hold_shared_memory(megabytes)
+
+
+def do_fill_memory_in_children(number: int, megabytes: int, own_session: bool) -> None:
+    """Each child holds what a process may hold; none waits for the request to be over."""
+    code = f"import time; held = b'x' * ({megabytes} * 2**20); time.sleep(3600)"
+    for _ in range(number):
+        subprocess.Popen([sys.executable, "-c", code], start_new_session=own_session)
+    time.sleep(3600)
+
+
+def do_leave_growing_child(megabytes: int, daemon: bool) -> int:
+    """What is too much is there only after the reply; a daemon's parent has ended by then."""
+    child = os.fork()
+    if child == 0:
+        if daemon:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+        time.sleep(0.3)
+        _hold_shared_memory(megabytes)
+    if daemon:
+        os.waitpid(child, 0)
+    return child
+
+
+def do_share_memory_with_children(megabytes: int, number: int, seconds: float) -> int:
+    """The children hold the same pages, not as much again."""
+    held = b"x" * (megabytes * 2**20)
+    pids = []
+    for _ in range(number):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            time.sleep(seconds)
+            os._exit(0)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return len(held) >> 20
 
 
 def do_print(text: str) -> str:

@@ -282,6 +282,13 @@ def f(pid):
     except OSError as error:
         return type(error).__name__
 """
+OTHER_PROCESSES = """
+import ctypes, os
+def f():
+    ctypes.CDLL(None).umount2(b"/proc", 2)  # what was there before may lie below
+    own = str(os.getpid())
+    return [open(f"/proc/{name}/cmdline").read() for name in os.listdir("/proc") if name.isdigit() and name != own]
+"""
 FLOOD = """
 import os
 def f(x):
@@ -292,9 +299,11 @@ def f(x):
 """
 
 
+NO_CALLS = {"code": "", "function": "f", "calls": [], "time_limit_s": 5, "cpu_s": 5, "memory_mb": 512}
+
+
 def test_precautions_that_this_machine_permits_are_active() -> None:
-    request = {"code": "", "function": "f", "calls": [], "time_limit_s": 5, "cpu_s": 5, "memory_mb": 512}
-    active, _ = code_task.start(request)
+    active, _ = code_task.start(NO_CALLS)
     assert active["nobody"] == (os.geteuid() == 0)
     if active["nobody"]:
         task = {"function": "f", "tests": [{"args": [], "returns": [65534, 65534]}]}
@@ -305,6 +314,25 @@ def test_precautions_that_this_machine_permits_are_active() -> None:
         assert score(KILL, task)["feedback"] is None
         task = {"function": "f", "tests": [{"args": [], "returns": 101}]}  # ENETUNREACH
         assert score(CONNECT, task)["feedback"] is None
+    if active["hidden"]:
+        task = {"function": "f", "tests": [{"args": [], "returns": []}]}
+        assert score(OTHER_PROCESSES, task)["feedback"] is None
+    if os.geteuid() == 0:  # others may be forbidden to mount there
+        assert active["hidden"] == active["namespaces"]
+
+
+def test_processes_are_hidden_where_a_container_forbids_a_proc_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runner = (EXAMPLE / "code_runner.py").read_text()
+    (tmp_path / "runner.py").write_text(runner.replace('(b"proc", 0)', '(b"no such file system", 0)'))
+    monkeypatch.setattr(code_task, "RUNNER", tmp_path / "runner.py")
+    active, _ = code_task.start(NO_CALLS)
+    if os.geteuid() == 0:
+        assert active["hidden"] == active["namespaces"]
+    if active["hidden"]:
+        task = {"function": "f", "tests": [{"args": [], "returns": []}]}
+        assert score("import os\ndef f(): return os.listdir('/proc')", task)["feedback"] is None
 
 
 def test_child_that_cannot_start_is_an_error_and_no_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -316,7 +344,9 @@ def test_child_that_cannot_start_is_an_error_and_no_verdict(monkeypatch: pytest.
 def test_precautions_are_shown_by_the_script() -> None:
     script = [sys.executable, str(EXAMPLE / "code_task.py")]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"no network, .*: +(yes|no)\na user .*: +(yes|no)\n", done.stdout)
+    assert re.fullmatch(
+        r"no network, .*: +(yes|no)\nother processes .*: +(yes|no)\na user .*: +(yes|no)\n", done.stdout
+    )
 
 
 # As a verifier, with the keys of code.sh.

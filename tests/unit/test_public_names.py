@@ -13,7 +13,8 @@ import verl_multiattempt
 
 CORE = (
     "answer", "attempts", "episode", "feedback", "metrics", "reward", "rollout", "settings", "verifier",
-    "verifier_crew", "verifier_pool", "verifier_process", "verifier_server", "verifier_worker",
+    "verifier_crew", "verifier_guard", "verifier_linux", "verifier_pool", "verifier_process", "verifier_queue",
+    "verifier_server", "verifier_worker",
     "math_verifier.compare", "math_verifier.computed", "math_verifier.decide", "math_verifier.expression",
     "math_verifier.forms", "math_verifier.leaf", "math_verifier.rounding", "math_verifier.spelling",
     "math_verifier.structure", "math_verifier.text", "math_verifier.units", "math_verifier.values",

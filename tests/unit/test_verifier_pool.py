@@ -7,13 +7,14 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ class Exploding:
 FRAME_OF_NO_REQUEST = (2).to_bytes(8, "big") + (10**6).to_bytes(8, "big") + b"{}"
 FRAME_OF_NO_JSON = (3).to_bytes(8, "big") + (1).to_bytes(8, "big") + b"\xff{["
 
+OVER_WITH_OTHERS = "over 128 MB with shared memory and what it started"
+
 FAULTS: dict[str, tuple[Any, str, str, int]] = {
     # request, fault, detail, workers replaced
     "raises": (("raise", "a\nb"), "error", "ValueError: a b", 0),
@@ -207,6 +210,9 @@ FAULTS: dict[str, tuple[Any, str, str, int]] = {
     "hangs in C": (("huge_power",), "timeout", "no reply within 1 s", 1),
     "stopped": (("kill_self", signal.SIGSTOP), "timeout", "no reply within 1 s", 1),
     "fills memory": (("fill_memory", 4096), "memory", "over 128 MB", 1),
+    "fills shared memory": (("fill_shared_memory", 256), "memory", OVER_WITH_OTHERS, 1),
+    "fills memory in children": (("fill_memory_in_children", 3, 60, False), "memory", OVER_WITH_OTHERS, 1),
+    "fills memory in sessions": (("fill_memory_in_children", 3, 60, True), "memory", OVER_WITH_OTHERS, 1),
     "is bigger than memory": (("length", b"x" * (150 * 2**20)), "memory", "over 128 MB", 1),
 }
 
@@ -239,6 +245,25 @@ async def test_resident_memory_stays_under_the_cap() -> None:
     async with make_pool() as pool:
         reply = await pool.call(("fill_memory_and_report", 4096))
         assert 64 < reply.value <= 128 + 32  # pages of mapped libraries are not counted
+
+
+async def test_memory_that_children_share_counts_once() -> None:
+    async with make_pool() as pool:
+        assert (await pool.call(("share_memory_with_children", 60, 4, 1.0))).value == 60
+        assert pool.stats.replaced == 0
+
+
+@pytest.mark.parametrize("daemon", [False, True])
+async def test_what_a_request_left_behind_is_capped_too(daemon: bool) -> None:
+    async with make_pool(num_workers=1) as pool:
+        await bring_up(pool, 1)
+        assert (await pool.call(("leave_growing_child", 256, daemon))).fault is None
+        assert pool.server_pid is not None
+        server = psutil.Process(pool.server_pid)
+        assert len(server.children(recursive=True)) == 2
+        await until(lambda: len(processes(server)) == 1, 5.0)
+        await assert_recovers(pool, 1)
+        assert pool.stats.replaced == int(not daemon)  # a daemon is no worker's any more, and is ended alone
 
 
 def test_where_the_cap_on_data_does_not_bind_the_address_space_is_capped() -> None:
@@ -377,6 +402,32 @@ async def test_server_killed_in_mid_work() -> None:
         await until(lambda: all(ended(pid) for pid in before))
 
 
+@pytest.mark.parametrize("generations", [1, 2])
+async def test_worker_that_kills_the_server_or_its_guard_leaves_nothing(tmp_path: Path, generations: int) -> None:
+    async with make_pool() as pool:
+        await bring_up(pool)
+        note, server = tmp_path / "pid", pool.server_pid
+        reply = await pool.call(("kill_above", generations, str(note)))
+        assert reply.fault == "died"
+        assert "the fork server ended" in (reply.detail or "")
+        await until(lambda: ended(int(note.read_text())), RECOVERY_S)
+        await until(lambda: pool.server_pid not in (None, server))
+        await assert_recovers(pool)
+
+
+async def test_guard_that_is_stopped_holds_nothing_up() -> None:
+    async with make_pool() as pool:
+        await bring_up(pool)
+        assert pool.server_pid is not None
+        guard = psutil.Process(pool.server_pid).parent()
+        assert guard is not None
+        guard.suspend()
+        os.kill(pool.server_pid, signal.SIGKILL)
+        await until(lambda: not guard.is_running(), 5.0)
+        await until(lambda: pool.num_ready == 2)
+        await assert_recovers(pool)
+
+
 async def test_server_that_does_not_answer_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifier_crew, "SERVER_TIMEOUT_S", 0.3)
     async with make_pool() as pool:
@@ -410,7 +461,10 @@ async def test_server_that_is_stopped_is_killed_by_close(monkeypatch: pytest.Mon
         ("no_such_module:make", "ModuleNotFoundError: No module named 'no_such_module'"),
         (f"{HANDLERS}:nothing", f"AttributeError: module '{HANDLERS}' has no attribute 'nothing'"),
         (f"{HANDLERS}:failing", "LookupError: no such thing"),
-        (f"{HANDLERS}:not_a_factory", f"TypeError: handler {HANDLERS}:not_a_factory must return a callable; got 5"),
+        (
+            f"{HANDLERS}:not_a_factory",
+            f"TypeError: handler {HANDLERS}:not_a_factory must return a callable; got 5. Name the factory.",
+        ),
     ],
 )
 async def test_handler_that_cannot_be_loaded_is_an_error_of_each_call(handler: str, detail: str) -> None:
@@ -428,9 +482,19 @@ async def test_loading_is_not_repeated_for_ever(tmp_path: Path, monkeypatch: pyt
     async with make_pool("counted_failure", {"path": str(note)}) as pool:
         assert (await pool.call(0)).fault == "error"
         await until(lambda: len(note.read_text()) == 4)
-        await asyncio.sleep(0.5)
+        for _ in range(20):
+            assert (await pool.call(0)).detail == "the handler cannot be loaded: LookupError: never"
+        await asyncio.sleep(0.4)
         assert len(note.read_text()) == 4
-        assert (await pool.call(0)).detail == "the handler cannot be loaded: LookupError: never"
+        await asyncio.sleep(0.6)  # it has been given up for a second
+        replies = [await pool.call(0) for _ in range(20)]
+        assert max(reply.seconds for reply in replies) < 0.1
+        await until(lambda: len(note.read_text()) == 5)
+        await asyncio.sleep(1.0)  # and now for two
+        for _ in range(20):
+            assert (await pool.call(0)).fault == "error"
+        await asyncio.sleep(0.4)
+        assert len(note.read_text()) == 5
 
 
 async def test_handler_that_loads_later_mends_the_pool(tmp_path: Path) -> None:
@@ -464,8 +528,87 @@ async def test_server_that_cannot_be_started_is_an_error_of_each_call(monkeypatc
             assert reply.fault == "error"
             assert (reply.detail or "").startswith("the fork server cannot be started: FileNotFoundError: ")
         monkeypatch.undo()
+        await asyncio.sleep(verifier_crew.RETRY_DELAYS_S[0])
+        assert (await pool.call(("echo", 1))).fault == "error"  # at once, but it makes the pool try
         await until(lambda: pool.num_ready == 2)
         await assert_recovers(pool)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_short_want_of_descriptors_at_the_start_is_waited_out() -> None:
+    async with make_pool() as pool:
+        with no_descriptor_left():
+            call = asyncio.create_task(pool.call(("echo", 1)))
+            await asyncio.sleep(0.3)
+        assert (await call).value == 1
+        await until(lambda: pool.num_ready == 2)
+        await assert_recovers(pool)
+
+
+async def test_want_of_descriptors_while_workers_die_is_waited_out() -> None:
+    async with make_pool() as pool:
+        await bring_up(pool)
+        with no_descriptor_left():
+            for pid in pool.worker_pids:
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.5)
+            assert pool.num_ready == 0
+        assert (await pool.call(("echo", 1))).value == 1
+        await until(lambda: pool.num_ready == 2)
+        await assert_recovers(pool)
+
+
+async def test_pool_recovers_from_an_outage_in_which_it_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier_crew, "SERVER_START_DELAYS_S", (0.0, 0.05, 0.05))
+    monkeypatch.setattr(verifier_crew, "RETRY_DELAYS_S", (0.1, 0.2))
+    async with make_pool() as pool:
+        await bring_up(pool)
+        server = pool.server_pid
+        assert server is not None
+        with no_descriptor_left():
+            os.kill(server, signal.SIGKILL)
+            await asyncio.sleep(0.5)
+            for _ in range(8):  # each of which makes it try, in vain
+                reply = await pool.call(("echo", 1))
+                assert "the fork server cannot be started: OSError: [Errno 24]" in (reply.detail or "")
+                assert (reply.fault, reply.seconds < 0.1) == ("error", True)
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
+        assert (await pool.call(("echo", 1))).fault == "error"
+        await until(lambda: pool.num_ready == 2)
+        await assert_recovers(pool)
+
+
+CLOSED = f"""
+import asyncio, sys
+from verl_multiattempt.verifier_pool import WorkerPool
+async def main():
+    pool = WorkerPool("{HANDLERS}:actions", num_workers=1, timeout_s=60, memory_limit_mb=256)
+    replies = [await pool.call(request) for request in (("print", "spoken"), ("exit", 1), ("echo", 5))]
+    await pool.close()
+    with open(sys.argv[1], "w") as file:
+        file.write(repr([reply.value if reply.fault is None else reply.fault for reply in replies]))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_program_without_standard_descriptors(closed: str, tmp_path: Path, repository: Path) -> None:
+    told = tmp_path / "told"
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", CLOSED, str(told)]
+    done = subprocess.run(shell, cwd=repository, timeout=60, capture_output=True, text=True)
+    assert told.read_text() == "['printed', 'died', 5]"
+    assert done.stdout == ""
+    assert done.stderr.count("spoken") == (0 if "2>" in closed else 3)
 
 
 async def test_handler_that_starts_threads_gets_workers_that_are_not_forked(caplog: pytest.LogCaptureFixture) -> None:
@@ -635,37 +778,46 @@ import asyncio, json, psutil, sys
 from verl_multiattempt.verifier_pool import WorkerPool
 async def main():
     pool = WorkerPool("{HANDLERS}:" + sys.argv[1], num_workers=4, timeout_s=3600, memory_limit_mb=256)
-    requests = [("sleep", 3600), ("huge_power",), ("hang_with_child", sys.argv[2], False)]  # and one worker is idle
+    own_session = sys.argv[3] == "True"
+    requests = [("sleep", 3600), ("huge_power",), ("hang_with_child", sys.argv[2], own_session)]  # one worker is idle
     tasks = [asyncio.create_task(pool.call(request)) for request in requests]
-    while pool.num_ready < 4 or len(psutil.Process().children(recursive=True)) < 6:
+    while pool.num_ready < 4 or len(psutil.Process().children(recursive=True)) < 7:
         await asyncio.sleep(0.01)
-    print(json.dumps([child.pid for child in psutil.Process().children(recursive=True)]), flush=True)
+    pids = [child.pid for child in psutil.Process().children(recursive=True)]
+    print(json.dumps([pool.server_pid, pids]), flush=True)
     await asyncio.gather(*tasks)
 asyncio.run(main())
 """
 
 
+@pytest.mark.parametrize("is_server_stopped", [False, True])
+@pytest.mark.parametrize("own_session", [False, True])
 @pytest.mark.parametrize("handler", ["actions", "threaded"])
-async def test_no_orphan_when_the_parent_is_killed(handler: str, tmp_path: Path, repository: Path) -> None:
-    command = [sys.executable, "-c", PARENT, handler, str(tmp_path / "pid")]
+async def test_no_orphan_when_the_parent_is_killed(
+    handler: str, own_session: bool, is_server_stopped: bool, tmp_path: Path, repository: Path
+) -> None:
+    command = [sys.executable, "-c", PARENT, handler, str(tmp_path / "pid"), str(own_session)]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=repository)
     with parent:
         assert parent.stdout is not None
-        pids = json.loads(await asyncio.to_thread(parent.stdout.readline))
-        assert len(pids) == 6  # the server, four workers and a worker's child
+        server, pids = json.loads(await asyncio.to_thread(parent.stdout.readline))
+        assert len(pids) == 7  # the guard, the server, four workers and a worker's child
         assert not any(ended(pid) for pid in pids)
+        if is_server_stopped:
+            os.kill(server, signal.SIGSTOP)
         parent.kill()
     await until(lambda: all(ended(pid) for pid in pids), 5.0)
 
 
 LOADING = f"""
-import asyncio
+import asyncio, json, psutil
 from verl_multiattempt.verifier_pool import WorkerPool
 async def main():
     pool = WorkerPool("{HANDLERS}:endless", num_workers=1, timeout_s=1, memory_limit_mb=256)
     task = asyncio.create_task(pool.call(1))
-    await asyncio.sleep(0)
-    print(pool.server_pid, flush=True)
+    while len(psutil.Process().children(recursive=True)) < 2:
+        await asyncio.sleep(0.01)
+    print(json.dumps([child.pid for child in psutil.Process().children(recursive=True)]), flush=True)
     await task
 asyncio.run(main())
 """
@@ -674,11 +826,11 @@ asyncio.run(main())
 async def test_server_that_is_loading_ends_when_the_parent_is_killed(repository: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, cwd=repository) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        pids = json.loads(await asyncio.to_thread(parent.stdout.readline))  # the guard and the server
         await asyncio.sleep(1.0)
-        assert not ended(pid)
+        assert not any(ended(pid) for pid in pids)
         parent.kill()
-    await until(lambda: ended(pid), 5.0)
+    await until(lambda: all(ended(pid) for pid in pids), 5.0)
 
 
 # Settings.
@@ -698,8 +850,9 @@ async def test_server_that_is_loading_ends_when_the_parent_is_killed(repository:
 )  # fmt: skip
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     right = {"handler": f"{HANDLERS}:actions", "num_workers": 1, "timeout_s": 1.0, "memory_limit_mb": 256}
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         WorkerPool(**(right | settings))
+    assert re.fullmatch(r"\w+ must .+; got .+\. [A-Z][^.]+\.", str(caught.value))
 
 
 # Everything at once.
@@ -718,10 +871,12 @@ MIX: dict[str, tuple[float, Any, str | None]] = {
 }
 
 
-async def _kill_at_random(pool: WorkerPool, chance: random.Random, done: asyncio.Event) -> Counter[str]:
+async def kill_at_random(
+    pool: WorkerPool, chance: random.Random, done: asyncio.Event, max_pause_s: float = 0.3
+) -> Counter[str]:
     kills: Counter[str] = Counter()
     while not done.is_set():
-        await asyncio.sleep(chance.uniform(0.0, 0.3))
+        await asyncio.sleep(chance.uniform(0.0, max_pause_s))
         if pool.worker_pids:
             number = chance.choices([signal.SIGKILL, signal.SIGSTOP], [0.8, 0.2])[0]
             os.kill(chance.choice(pool.worker_pids), number)
@@ -739,7 +894,7 @@ async def test_10_000_calls_with_faults_at_random_are_all_accounted_for() -> Non
     async with make_pool(timeout_s=0.3, memory_limit_mb=128, recycle_after=50) as pool:
         await bring_up(pool)
         done = asyncio.Event()
-        killer = asyncio.create_task(_kill_at_random(pool, chance, done))
+        killer = asyncio.create_task(kill_at_random(pool, chance, done))
         replies = await asyncio.gather(*(pool.call(request) for request in requests))
         done.set()
         kills = await killer

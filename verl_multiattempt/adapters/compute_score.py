@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl_multiattempt.adapters.reward_function import Decision, Request, RewardFunction
 from verl_multiattempt.settings import VerifierSettings
 from verl_multiattempt.verifier import Outcome, Question, Verdict
+from verl_multiattempt.verifier_worker import describe
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,11 @@ class ComputeScoreVerifier:
 
     A synchronous function runs in a thread, at most ``settings.num_workers`` at once, and a coroutine function on the
     event loop, as many at once as there are attempts. Neither can be ended when it hangs: past the time limit the
-    verdict is TIMEOUT and the thread is left behind. ``run_in="pool"`` runs the function in processes of
-    `verl_multiattempt.verifier_pool.WorkerPool`, in their main thread, with the time limit and the memory cap enforced
-    from outside: for functions that are slow, hold the interpreter's lock, use signals, or run what a model wrote.
+    verdict is TIMEOUT and the thread is left behind; a coroutine function that blocks instead of awaiting stops the
+    event loop, and with it the time limit, for as long as it blocks. ``run_in="pool"`` runs the function in processes
+    of `verl_multiattempt.verifier_pool.WorkerPool`, in their main thread, with the time limit and the memory cap
+    enforced from outside: for functions that are slow, hold the interpreter's lock, use signals, or run what a model
+    wrote.
 
     Args:
         settings: ``multiattempt.verifier``.
@@ -68,7 +71,10 @@ class ComputeScoreVerifier:
         no_answer_feedback: str | None = None,
     ):
         if run_in not in RUN_IN:
-            raise ValueError(f"multiattempt.verifier.kwargs.run_in must be one of {', '.join(RUN_IN)}; got {run_in!r}")
+            raise ValueError(
+                f"multiattempt.verifier.kwargs.run_in must be one of {', '.join(RUN_IN)}; got {run_in!r}. "
+                "Take pool where the function may hang or runs what a model wrote."
+            )
         kwargs: dict[str, Any] = {
             "path": path, "name": name, "reward_kwargs": reward_kwargs, "threshold": threshold,
             "answer_pattern": answer_pattern, "answer_key": answer_key, "feedback_key": feedback_key,
@@ -97,8 +103,8 @@ class ComputeScoreVerifier:
             "data_source": question.data_source,
             "solution_str": text,
             "ground_truth": question.ground_truth,
-            # A copy, as functions write into it; the row is the same in every attempt.
-            "extra_info": dict(question.extra_info),
+            # A copy, as functions write into it; the row is the same in every attempt. A row may hold null there.
+            "extra_info": dict(question.extra_info or {}),
         }
         decide = self._in_pool if self._pool is not None else self._here
         outcome, decision, detail = await decide(request)
@@ -133,14 +139,16 @@ class ComputeScoreVerifier:
         except AbandonedError as refused:
             return Outcome.ERROR, {}, str(refused)
         if error is not None:
-            return Outcome.ERROR, {}, f"{type(error).__name__}: {str(error)[:500]}"
+            return Outcome.ERROR, {}, describe(error)
         return Outcome(decision["outcome"]), decision, None
 
     async def _awaited(self, request: Request, timeout_s: float) -> _Result:
         async def decide() -> _Result:
             try:
                 return await self.reward_function.decide_async(request), None
-            except (Exception, SystemExit) as error:  # a SystemExit would end the event loop
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit would end the event loop, CancelledError this verification
                 return {}, error
 
         task = asyncio.ensure_future(decide())
@@ -183,8 +191,8 @@ class _Threads:
         async with self._slots:
             if self._abandoned >= MAX_ABANDONED:
                 raise AbandonedError(
-                    f"{self._abandoned} calls of the reward function run on past multiattempt.verifier.timeout_s "
-                    f"({timeout_s:g} s) in threads, which cannot be ended. "
+                    f"the reward function must keep multiattempt.verifier.timeout_s ({timeout_s:g} s); got "
+                    f"{self._abandoned} calls that run on in threads, which cannot be ended. "
                     "Set +multiattempt.verifier.kwargs.run_in=pool."
                 )
             loop = asyncio.get_running_loop()
@@ -205,7 +213,10 @@ class _Threads:
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(finish, result)
 
-            threading.Thread(target=run, name="multiattempt-reward-function", daemon=True).start()
+            try:
+                threading.Thread(target=run, name="multiattempt-reward-function", daemon=True).start()
+            except RuntimeError as error:  # the limit on threads is reached
+                return {}, error
             try:
                 return await asyncio.wait_for(future, timeout_s)
             finally:

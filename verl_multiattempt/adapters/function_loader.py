@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from verl_multiattempt.verifier_worker import describe
+
 logger = logging.getLogger(__name__)
 
 ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
@@ -31,16 +33,19 @@ def load_function(path: str | None, name: str, reward_kwargs: Mapping[str, Any])
         module = load_module(path)
     except FileNotFoundError as error:
         raise ValueError(
-            f"reward.custom_reward_function.path must name a file or pkg://package.module; got {path!r}, "
-            "which is not there"
+            f"reward.custom_reward_function.path must name a file or pkg://package.module; got {path!r}. "
+            "There is no such file; the path counts from the folder in which the command runs."
         ) from error
     except (Exception, SystemExit) as error:  # the module is a user's own and may raise anything
         raise ValueError(
-            f"reward.custom_reward_function.path must name a module that can be loaded; got {path!r}: "
-            f"{type(error).__name__}: {error}"
+            f"reward.custom_reward_function.path must name a module that can be loaded; got {path!r}. "
+            f"Mend what it raised, {describe(error)}"
         ) from error
     if not callable(getattr(module, name, None)):
-        raise ValueError(f"reward.custom_reward_function.name must be a function in {path}; got {name!r}, which is not")
+        raise ValueError(
+            f"reward.custom_reward_function.name must be a function in {path}; got {name!r}. "
+            "Define one of that name there, or name another."
+        )
     return _checked(getattr(module, name), name, reward_kwargs)
 
 
@@ -54,7 +59,8 @@ def _checked(function: Any, name: str, reward_kwargs: Mapping[str, Any]) -> Call
     except TypeError as error:
         given = ", ".join((*ARGUMENTS, *reward_kwargs))
         raise ValueError(
-            f"reward.custom_reward_function.name must be a function of ({given}); got {name!r}: {error}"
+            f"reward.custom_reward_function.name must be a function of ({given}); got {name!r}. "
+            f"Change its parameters: {error}."
         ) from error
     return function
 

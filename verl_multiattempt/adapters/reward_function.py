@@ -25,6 +25,8 @@ BOXED = "boxed"
 """The ``answer_pattern`` that stands for the last complete ``\\boxed{}``."""
 MAX_FEEDBACK_CHARS = 10_000
 """What is kept of a function's feedback; how much the model sees is ``multiattempt.feedback.max_verifier_chars``."""
+MAX_ANSWER_CHARS = 20_000
+"""What is kept of an answer, in the rollout files and for the comparison with earlier ones."""
 _KEY = "multiattempt.verifier.kwargs."
 
 Request = dict[str, Any]
@@ -37,9 +39,9 @@ class ResultError(ValueError):
     """A reward function returned what is no score."""
 
 
-def _require(condition: bool, name: str, must: str, got: object, remedy: str = "") -> None:
+def _require(condition: bool, name: str, must: str, got: object, remedy: str) -> None:
     if not condition:
-        raise ValueError(f"{_KEY}{name} must {must}; got {got!r}" + (f". {remedy}" if remedy else ""))
+        raise ValueError(f"{_KEY}{name} must {must}; got {got!r}. {remedy}")
 
 
 class RewardFunction:
@@ -74,15 +76,18 @@ class RewardFunction:
         no_answer_feedback: str | None = None,
     ):
         for key, text in (("path", path), ("answer_key", answer_key), ("no_answer_feedback", no_answer_feedback)):
-            _require(text is None or (isinstance(text, str) and bool(text)), key, "be null or a non-empty text", text)
+            _require(text is None or (isinstance(text, str) and bool(text)), key, "be null or a non-empty text", text,
+                     "Leave it out to take the default.")  # fmt: skip
         for key, text in (("name", name), ("feedback_key", feedback_key)):
-            _require(isinstance(text, str) and bool(text), key, "be a non-empty text", text)
+            _require(isinstance(text, str) and bool(text), key, "be a non-empty text", text,
+                     "Leave it out to take the default.")  # fmt: skip
         _require(reward_kwargs is None or isinstance(reward_kwargs, Mapping), "reward_kwargs", "be a mapping",
-                 reward_kwargs)  # fmt: skip
+                 reward_kwargs, "Give the function's further arguments by name.")  # fmt: skip
         taken = sorted(set(reward_kwargs or ()) & set(ARGUMENTS))
-        _require(not taken, "reward_kwargs", f"leave {', '.join(ARGUMENTS)} to the row", taken)
+        _require(not taken, "reward_kwargs", f"leave {', '.join(ARGUMENTS)} to the row", taken, "Remove them.")
         finite = isinstance(threshold, int | float) and not isinstance(threshold, bool) and math.isfinite(threshold)
-        _require(finite, "threshold", "be a finite number", threshold)
+        _require(finite, "threshold", "be a finite number", threshold,
+                 "Take the least score of a right attempt; the default is 1.0.")  # fmt: skip
         self.path, self.name, self.reward_kwargs = path, name, dict(reward_kwargs or {})
         self.threshold = threshold
         self.answer_key, self.feedback_key = answer_key, feedback_key
@@ -157,7 +162,7 @@ class RewardFunction:
         feedback = values.get(self.feedback_key)
         return {
             "outcome": outcome.value,
-            "answer": answer,
+            "answer": None if answer is None else answer[:MAX_ANSWER_CHARS],
             "feedback": None if feedback is None else shorten(str(feedback), MAX_FEEDBACK_CHARS),
         }
 
@@ -172,13 +177,13 @@ def _compile(pattern: object) -> Callable[[str], str | None] | None:
         return None
     if pattern == BOXED:
         return extract_answer
-    _require(isinstance(pattern, str) and bool(pattern), "answer_pattern", "be null, boxed or a regular expression",
-             pattern)  # fmt: skip
+    must, example = "be null, boxed or a regular expression", "such as '#### (-?[0-9.,]+)'."
+    _require(isinstance(pattern, str) and bool(pattern), "answer_pattern", must, pattern, f"Give one, {example}")
     try:
         compiled = re.compile(str(pattern))
     except re.error as error:
         raise ValueError(
-            f"{_KEY}answer_pattern must be null, boxed or a regular expression; got {pattern!r}: {error}"
+            f"{_KEY}answer_pattern must {must}; got {pattern!r}. Mend it ({error}) or give another, {example}"
         ) from error
     group = min(1, compiled.groups)
 
@@ -212,7 +217,7 @@ def read_score(result: Any) -> float:
     if not isinstance(score, numbers.Real) or not math.isfinite(score):
         raise ResultError(
             "a reward function must return a finite number, a tuple that begins with one, or a dict with one under "
-            f"score; got {reprlib.repr(result)}"
+            f"score; got {reprlib.repr(result)}. Mend the function."
         )
     return float(score)
 
