@@ -44,6 +44,8 @@ class Verdict:
     outcome: Outcome
     answer: str | None = None
     """The answer found in the attempt, as written."""
+    normal_answer: str | None = None
+    """The answer in the verifier's normal form, equal for notations of one value; None: compare ``answer``."""
     feedback: str | None = None
     """Text for the model, shown where ``multiattempt.feedback.use_verifier_text`` is on."""
     detail: str | None = None
@@ -52,6 +54,14 @@ class Verdict:
     """What went wrong in a verifier process, one of `FAULTS`; None where nothing did, or no process was involved."""
     seconds: float = 0.0
     """Wall time of the verification, waiting for a free worker included."""
+
+    def same_answer(self, other: Verdict) -> bool:
+        """Whether both attempts gave an answer, and the same one: by the normal form, or as written."""
+        if self.answer is None or other.answer is None:
+            return False
+        if self.answer == other.answer:
+            return True
+        return self.normal_answer is not None and self.normal_answer == other.normal_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,13 @@ class Attempts:
             stop = Stop.CONVERSATION_LIMIT if stream.room == 0 else Stop.ATTEMPT_LIMIT
         return Generation(text=scaffold.attempt_text(sampled), stop=stop, num_tokens=len(sampled))
 
+    def num_context_tokens(self) -> int:
+        """Tokens between the attempts that the model did not sample, after the last attempt."""
+        if self._stream is None:
+            return 0
+        self._stream.drop_trailing_context()
+        return self._stream.response_mask.count(0)
+
 
 async def run_all(
     rows: Sequence[Row],
@@ -104,6 +111,7 @@ async def run_all(
             )
         finally:
             model.close_one()
+        episode.num_context_tokens = attempts.num_context_tokens()
         progress.update()
         return episode
 
@@ -120,7 +128,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
 
 
 def summarize(episodes: Sequence[Episode], max_attempts: int, settings: Settings) -> dict[str, Any]:
-    """Returns the figures of one run."""
+    """Returns the figures of one run; ``metrics`` has all that training logs, computed by the same function."""
     metrics = {
         name.removeprefix(PREFIX): value
         for name, value in episode_metrics(episodes, settings.reward, max_attempts).items()
@@ -135,6 +143,7 @@ def summarize(episodes: Sequence[Episode], max_attempts: int, settings: Settings
         "repeat": metrics.get("repeat"),
         "answered": metrics["answered"],
         "truncated": metrics["truncated"],
+        "metrics": metrics,
     }
 
 

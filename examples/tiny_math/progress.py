@@ -84,7 +84,7 @@ def follow(process: subprocess.Popen[bytes], log: Path, metrics: Path, steps: in
             if not stepping:
                 stepping = True
                 show_header(steps)
-            if entry["step"] > 0:
+            if COLUMNS["seconds"] in entry["data"]:  # validation is logged by itself
                 show_step(entry, steps)
         if ended:
             return

@@ -23,13 +23,14 @@ evaluate() {
 evaluate --model "$OUT/model" --out "$OUT/before.json"
 
 stage "3/4 training: PPO with a critic, $STEPS steps of $EPISODES episodes (verl's log: $OUT/train.log)"
-rm -rf "$OUT/checkpoints"
+rm -rf "$OUT/checkpoints" "$OUT/episodes"
 TENSORBOARD_DIR="$OUT/tensorboard" python $here/progress.py \
   --log "$OUT/train.log" --metrics "$OUT/metrics.jsonl" --steps "$STEPS" -- \
   python -m verl.trainer.main_ppo +recipe=multiattempt +platform=cpu \
   data.train_files="$OUT/train.parquet" data.val_files="$OUT/val.parquet" \
   data.train_batch_size="$EPISODES" data.max_prompt_length=96 data.max_response_length=160 data.seed="$SEED" \
   multiattempt.seed="$SEED" multiattempt.max_tokens_per_attempt=8 multiattempt.min_tokens_per_attempt=8 \
+  multiattempt.record.enabled=true multiattempt.record.dir="$OUT/episodes" \
   actor_rollout_ref.model.path="$OUT/model" critic.model.path="$OUT/model" \
   actor_rollout_ref.rollout.seed="$SEED" \
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128 \

@@ -93,7 +93,7 @@ async def test_of_several_outputs_the_last_one_counts() -> None:
 
 async def test_record_of_another_schema_is_refused() -> None:
     record = {**episode(Outcome.CORRECT).to_record(), "schema": 99}
-    with pytest.raises(ValueError, match="schema must be 1; got 99"):
+    with pytest.raises(ValueError, match="schema must be 2; got 99"):
         await manager().run_single(rollout("x", extra_fields={"multiattempt": record}))
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from tests.adapters.harness import compose_config
-from verl_multiattempt.adapters.sampler import make_replay_buffer
+from verl_multiattempt.adapters.sampler import _Collected, make_replay_buffer
 from verl_multiattempt.settings import RewardSettings
 
 MODES = ("sync", "colocate_async")
@@ -52,6 +52,13 @@ def test_settings_reach_it_through_the_recipe() -> None:
     assert buffer.max_attempts == 3  # type: ignore[attr-defined]
     assert buffer.reward == RewardSettings(correct=7)  # type: ignore[attr-defined]
     assert buffer.rollouts_per_prompt == 4  # type: ignore[attr-defined]
+    assert (buffer.val_max_attempts, buffer.val_rollouts_per_prompt) == (3, 1)  # type: ignore[attr-defined]
+    buffer = make(multiattempt__val_max_attempts=2, actor_rollout_ref__rollout__val_kwargs__n=8)
+    assert (buffer.val_max_attempts, buffer.val_rollouts_per_prompt) == (2, 8)  # type: ignore[attr-defined]
+
+
+def test_mode_says_how_many_batches_a_step_has() -> None:
+    assert [make(mode).batches_per_step for mode in (*MODES, "separate_async")] == [1, 1, 4]  # type: ignore[attr-defined]
 
 
 def verls_own(trainer_mode: str = "sync", **changes: Any) -> ReplayBuffer:
@@ -89,7 +96,8 @@ FILTERED = {"algorithm__filter_groups__enable": True, "algorithm__filter_groups_
 )
 def test_it_is_set_up_as_verls_own_but_for_the_poll(mode: str, changes: dict[str, Any]) -> None:
     ours, theirs = vars(make(mode, **changes)), vars(verls_own(mode, **changes))
-    kept = {"poll_interval", "reward", "max_attempts", "rollouts_per_prompt", "refill_fn"}
+    kept = {"poll_interval", "reward", "max_attempts", "val_max_attempts", "rollouts_per_prompt",
+            "val_rollouts_per_prompt", "batches_per_step", "refill_fn"}  # fmt: skip
     assert {key: value for key, value in ours.items() if key not in kept} == {
         key: value for key, value in theirs.items() if key not in kept
     }
@@ -102,6 +110,14 @@ def test_filtering_without_a_metric_is_refused_as_by_verl(mode: str) -> None:
         verls_own(mode, **unnamed)
     with pytest.raises(ValueError, match=r"algorithm\.filter_groups\.metric must be set"):
         make(mode, **unnamed)
+
+
+def test_validation_that_cannot_be_logged_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    buffer = make()
+    buffer.refill_fn = lambda count: None  # of no trainer
+    for step in (1, 2):
+        buffer._log_validation(_Collected(step))  # type: ignore[attr-defined]
+    assert [record.getMessage()[:39] for record in caplog.records] == ["multiattempt: validation is not logged:"]
 
 
 # What it says of the rollouts in a real TransferQueue.
@@ -132,11 +148,23 @@ def test_training_batch_brings_its_episodes_metrics(answers: dict[str, Any], mod
         "accuracy@2": 1 / 3,
         "accuracy@3": 2 / 3,
         "attempts_used/mean": 2,
+        "refinement": 1 / 3,
+        "groups/all_solved": 1,  # the other group has one rollout left
         "reward/mean": (1 + 1 - 0.5) / 3,
         "context_tokens/share": 15 / 75,
     }
     assert {name: metrics[f"multiattempt/{name}"] for name in expected} == pytest.approx(expected)
     assert "multiattempt/accuracy@4" not in metrics  # multiattempt.max_attempts is 3 there
+
+
+def test_step_of_several_batches_brings_the_figures_of_all_its_episodes_with_the_last(answers: dict[str, Any]) -> None:
+    # verl averages what the batches of a step bring, and a mean of ratios is another number.
+    assert answers["batch e"] == {}
+    figures = answers["batch f"]
+    assert (figures["multiattempt/episodes"], figures["multiattempt/failed_episodes"]) == (4, 0)
+    assert figures["multiattempt/refinement"] == 2 / 6
+    assert figures["multiattempt/groups/all_solved"] == 1 / 2
+    assert answers["batch g"] == {}  # of the next step
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -65,7 +65,7 @@ class Run:
             "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
             "critic.ppo_mini_batch_size=16", "critic.ppo_micro_batch_size_per_gpu=16",
             "actor_rollout_ref.actor.optim.lr=4e-4", "critic.optim.lr=1e-3",
-            "trainer.logger=[console,file]", "trainer.project_name=tests", "trainer.experiment_name=run",
+            "trainer.logger=[console,file,tensorboard]", "trainer.project_name=tests", "trainer.experiment_name=run",
             f"trainer.default_local_dir={self.folder / 'checkpoints'}", "trainer.val_before_train=false",
             "trainer.test_freq=-1", "trainer.save_freq=-1",
             *(probe if self.probe else []), *self.overrides,
@@ -77,6 +77,7 @@ class Run:
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
             "VERL_FILE_LOGGER_PATH": str(self.folder / f"metrics-{time.time_ns()}.jsonl"),
+            "TENSORBOARD_DIR": str(self.folder / "tensorboard"),
             "MULTIATTEMPT_PROBE_DIR": str(self.folder),
             **self.environment,
         }
@@ -128,6 +129,18 @@ class Run:
             for line in path.read_text().splitlines():
                 entry = json.loads(line)
                 steps.setdefault(entry["step"], {}).update(entry["data"])
+        return steps
+
+    def tensorboard(self) -> dict[int, dict[str, float]]:
+        """What the tensorboard files hold, by step and name."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(self.folder / "tensorboard"), size_guidance={"scalars": 0})
+        events.Reload()
+        steps: dict[int, dict[str, float]] = {}
+        for name in events.Tags()["scalars"]:
+            for event in events.Scalars(name):
+                steps.setdefault(event.step, {})[name] = event.value
         return steps
 
     def rollouts(self) -> list[dict[str, Any]]:

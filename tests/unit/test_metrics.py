@@ -50,46 +50,122 @@ EPISODES = [
 ]
 
 
+# The first two episodes are rollouts of one prompt, the others of another.
+GROUPS = ["p", "p", "q", "q"]
+
+
 def test_every_metric_has_its_hand_computed_value() -> None:
-    metrics = episode_metrics(EPISODES, RewardSettings(attempt_discount=0.5), max_attempts=4)
-    assert metrics == pytest.approx(
-        {
-            "multiattempt/episodes": 4,
-            "multiattempt/accuracy": 2 / 4,
-            "multiattempt/accuracy@1": 1 / 4,
-            # of the episodes that were allowed 2, 3 and 4 attempts
-            "multiattempt/accuracy@2": 0 / 3,
-            "multiattempt/accuracy@3": 1 / 2,
-            "multiattempt/accuracy@4": 1 / 2,
-            "multiattempt/answered": 3 / 4,
-            "multiattempt/truncated": 1 / 4,
-            "multiattempt/undecided": 1 / 4,
-            "multiattempt/reward/mean": (1.0 + 0.25 - 1.0 - 0.5) / 4,
-            "multiattempt/max_attempts/mean": (1 + 5 + 4 + 2) / 4,
-            "multiattempt/max_attempts/max": 5,
-            "multiattempt/attempts_used/mean": (1 + 3 + 2 + 2) / 4,
-            "multiattempt/attempts_used/max": 3,
-            # 8 attempts of 10, 20, 30, 40, 20, 60, 15 and 5 tokens
-            "multiattempt/tokens_per_attempt/mean": 200 / 8,
-            "multiattempt/context_tokens/share": 80 / (80 + 200),
-            "multiattempt/attempts_cut": 1,
-            "multiattempt/control_token_stops": 1,
-            "multiattempt/verification_s/mean": (0.5 + 1.5 + 6.0) / 8,
-            "multiattempt/verification_s/max": 6,
-            "multiattempt/verdicts/correct": 2,
-            "multiattempt/verdicts/incorrect": 3,
-            "multiattempt/verdicts/no_answer": 2,
-            "multiattempt/verdicts/timeout": 1,
-            "multiattempt/verdicts/error": 0,
-            "multiattempt/verifier_faults/timeout": 1,
-            "multiattempt/verifier_faults/died": 0,
-            "multiattempt/verifier_faults/memory": 0,
-            "multiattempt/verifier_faults/error": 0,
-            # further attempts: 2 of the second episode, 1 of the third, 1 of the fourth
-            "multiattempt/refinement": 1 / 4,
-            "multiattempt/repeat": 1 / 4,
-        }
-    )
+    metrics = episode_metrics(EPISODES, RewardSettings(attempt_discount=0.5), max_attempts=4, groups=GROUPS)
+    expected = {
+        "episodes": 4,
+        "attempts": 1 + 3 + 2 + 2,
+        "accuracy": 2 / 4,
+        "accuracy@1": 1 / 4,
+        # of the episodes that were allowed 2, 3 and 4 attempts
+        "accuracy@2": 0 / 3,
+        "accuracy@3": 1 / 2,
+        "accuracy@4": 1 / 2,
+        "answered": 3 / 4,
+        "truncated": 1 / 4,
+        "undecided": 1 / 4,
+        "reward/mean": (1.0 + 0.25 - 1.0 - 0.5) / 4,
+        "reward/allowance_1": 1.0,
+        "reward/allowance_2": -0.5,
+        "reward/allowance_4": -1.0,  # and the one with an allowance of 5 is above max_attempts
+        "max_attempts/mean": (1 + 5 + 4 + 2) / 4,
+        "max_attempts/max": 5,
+        "attempts_used/mean": (1 + 3 + 2 + 2) / 4,
+        "attempts_used/max": 3,
+        "attempts_used/solved": (1 + 3) / 2,
+        "attempts_used/unsolved": (2 + 2) / 2,
+        "attempts_used/allowance_1": 1,
+        "attempts_used/allowance_2": 2,
+        "attempts_used/allowance_4": 2,
+        # 8 attempts of 10; 20, 30, 40; 20, 60; 15 and 5 tokens
+        "tokens_per_attempt/mean": 200 / 8,
+        "tokens_per_attempt/max": 60,
+        "tokens_per_attempt@1": (10 + 20 + 20 + 15) / 4,
+        "tokens_per_attempt@2": (30 + 60 + 5) / 3,
+        "tokens_per_attempt@3": 40,
+        "context_tokens/share": 80 / (80 + 200),
+        "attempts_cut": 1,
+        "attempts_cut_share": 1 / 8,
+        "control_token_stops": 1,
+        "verification_s/mean": (0.5 + 1.5 + 6.0) / 8,
+        "verification_s/max": 6,
+        "verdicts/correct": 2,
+        "verdicts/incorrect": 3,
+        "verdicts/no_answer": 2,
+        "verdicts/timeout": 1,
+        "verdicts/error": 0,
+        "verifier_faults/timeout": 1,
+        "verifier_faults/died": 0,
+        "verifier_faults/memory": 0,
+        "verifier_faults/error": 0,
+        # retries: 2 of the second episode, 1 of the third, 1 of the fourth
+        "refinement": 1 / 4,
+        "refinement@2": 0 / 3,
+        "refinement@3": 1 / 1,
+        "repeat": 1 / 4,
+        "repeat@2": 1 / 3,
+        "repeat@3": 0 / 1,
+        "groups/mixed": 0 / 2,
+        "groups/all_solved": 1 / 2,
+        "groups/none_solved": 1 / 2,
+        "groups/same_reward": 0 / 2,  # 1 and 0.25; -1 and -0.5
+    }
+    assert metrics == pytest.approx({f"multiattempt/{name}": value for name, value in expected.items()})
+
+
+def test_ratios_are_of_sums_not_means_of_the_episodes_ratios() -> None:
+    quick = Episode(max_attempts=5, attempts=[attempt(W, "1", 10), attempt(C, "2", 10)])
+    slow = Episode(max_attempts=5, attempts=[attempt(W, "1", 30)] * 5)
+    metrics = episode_metrics([quick, slow], RewardSettings(), max_attempts=5)
+    # 5 retries, 1 of them correct; the mean over episodes would be (1 + 0) / 2
+    assert metrics["multiattempt/refinement"] == 1 / 5
+    assert metrics["multiattempt/repeat"] == 4 / 5
+    assert metrics["multiattempt/tokens_per_attempt/mean"] == (2 * 10 + 5 * 30) / 7
+
+
+# Groups.
+
+
+def made(*outcomes: Outcome) -> Episode:
+    return Episode(max_attempts=3, attempts=[attempt(outcome, None, 1) for outcome in outcomes])
+
+
+def group_figures(*groups: list[Episode]) -> dict[str, float]:
+    episodes = [episode for group in groups for episode in group]
+    names = [i for i, group in enumerate(groups) for _ in group]
+    metrics = episode_metrics(episodes, RewardSettings(), 3, names)
+    start = "multiattempt/groups/"
+    return {name.removeprefix(start): value for name, value in metrics.items() if name.startswith(start)}
+
+
+def test_groups_are_told_by_the_outcomes_of_their_rollouts() -> None:
+    mixed, solved = [made(C), made(W, W, W)], [made(C), made(W, C), made(W, W, C)]
+    unsolved, unsolved_alike = [made(W), made(N)], [made(W), made(W, W)]
+    assert group_figures(mixed, solved, unsolved, unsolved_alike, mixed) == {
+        "mixed": 2 / 5, "all_solved": 1 / 5, "none_solved": 2 / 5, "same_reward": 2 / 5
+    }  # fmt: skip
+
+
+def test_group_of_one_rollout_is_not_counted() -> None:
+    assert group_figures([made(C)], [made(C), made(W)])["mixed"] == 1
+    assert group_figures([made(C)], [made(W)]) == {}
+
+
+def test_order_of_the_episodes_does_not_part_a_group() -> None:
+    metrics = episode_metrics([made(C), made(W), made(W), made(C)], RewardSettings(), 1, ["p", "q", "p", "q"])
+    assert metrics["multiattempt/groups/mixed"] == 1
+
+
+def test_groups_must_be_as_many_as_the_episodes() -> None:
+    with pytest.raises(ValueError, match=r"groups must be as many as the episodes \(4\); got 3"):
+        episode_metrics(EPISODES, RewardSettings(), 4, GROUPS[:3])
+
+
+# Edges.
 
 
 def test_values_are_plain_floats_for_every_logger() -> None:
@@ -118,14 +194,31 @@ def test_episode_of_a_larger_allowance_than_the_largest_k_still_counts_as_accura
     assert (metrics["multiattempt/accuracy"], metrics["multiattempt/accuracy@2"]) == (1, 0)
 
 
-def test_repeat_is_the_same_text_as_any_earlier_answer() -> None:
-    made = Episode(
-        max_attempts=5,
-        attempts=[attempt(W, "1", 1), attempt(W, "2", 1), attempt(N, None, 1), attempt(N, None, 1), attempt(W, "1", 1)],
-    )
-    assert [repeats(made, i) for i in range(5)] == [False, False, False, False, True]
+# Repeats.
 
 
-def test_spelling_another_way_is_no_repeat() -> None:
-    made = Episode(max_attempts=2, attempts=[attempt(W, "1/2", 1), attempt(W, "0.5", 1)])
-    assert not repeats(made, 1)
+def with_answers(*answers: tuple[str | None, str | None]) -> Episode:
+    """An episode of wrong attempts with these answers and normal forms."""
+    verdicts = [Verdict(outcome=W, answer=answer, normal_answer=normal) for answer, normal in answers]
+    attempts = [Attempt(text="", verdict=verdict, stop=Stop.END_OF_TURN) for verdict in verdicts]
+    return Episode(max_attempts=len(attempts), attempts=attempts)
+
+
+def repeated(episode: Episode) -> list[bool]:
+    return [repeats(episode, i) for i in range(episode.attempts_used)]
+
+
+def test_repeat_is_the_answer_of_any_earlier_attempt() -> None:
+    episode = with_answers(("1", None), ("2", None), (None, None), (None, None), ("1", None))
+    assert repeated(episode) == [False, False, False, False, True]
+
+
+def test_repeat_is_told_by_the_normal_form() -> None:
+    assert repeated(with_answers(("1/2", "1/2"), ("0.5", "1/2"), ("0.50", "1/2"), ("2", "2"))) == [
+        False, True, True, False
+    ]  # fmt: skip
+
+
+def test_without_a_normal_form_answers_are_compared_as_written() -> None:
+    assert repeated(with_answers(("1/2", None), ("0.5", None), ("1/2", "1/2"))) == [False, False, True]
+    assert repeated(with_answers(("a", None), ("b", None))) == [False, False]

@@ -1,8 +1,9 @@
-"""verl's replay buffer, with the episodes' metrics merged into the training log."""
+"""verl's replay buffer, which logs the figures of the episodes that pass through it, in training and validation."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from typing import Any
 
 import transfer_queue as tq
@@ -10,37 +11,137 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from verl_multiattempt.adapters.agent_loop import RECORD_FIELD
+from verl_multiattempt.adapters.doubts import first_step_doubt
 from verl_multiattempt.episode import Episode
-from verl_multiattempt.metrics import episode_metrics
+from verl_multiattempt.metrics import PREFIX, episode_metrics
 from verl_multiattempt.settings import RewardSettings
 
-logger = logging.getLogger(__name__)
+# Under verl's own logger: where verl loads vLLM in this process, only that one is heard below ERROR.
+logger = logging.getLogger(f"verl.{__name__}")
+
+VALIDATION = "val"
+"""verl's partition of validation, and what its figures are logged under: ``multiattempt/val/...``."""
+
+
+@dataclass(slots=True)
+class _Collected:
+    """The episodes of a step's batches, until all of them are there; then their figures are ratios of whole sums."""
+
+    step: int
+    num_batches: int = 0
+    num_failed: int = 0
+    """Rollouts that could not be finished."""
+    num_finished: int = 0
+    """Rollouts that were, episodes or not."""
+    episodes: list[Episode] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    """verl's uid of each episode's prompt."""
+    data_sources: list[str] = field(default_factory=list)
+
+    def add(self, batch: KVBatchMeta, num_rollouts: int) -> None:
+        """Take a batch for which ``num_rollouts`` were started."""
+        self.num_batches += 1
+        self.num_failed += num_rollouts - len(batch.keys)
+        self.num_finished += len(batch.keys)
+        if not batch.keys:
+            return
+        names = ["extra_fields", "data_source"] if batch.partition_id == VALIDATION else ["extra_fields"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
+        sources = data.pop("data_source").tolist() if "data_source" in data else [""] * len(batch.keys)
+        for key, extra, source in zip(batch.keys, data.pop("extra_fields").tolist(), sources, strict=True):
+            record = extra.get(RECORD_FIELD) if isinstance(extra, dict) else None
+            if record is not None:
+                self.episodes.append(Episode.from_record(record))
+                self.groups.append(key.rsplit("_", 2)[0])
+                self.data_sources.append(str(source))
+
+    def figures(self, reward: RewardSettings, max_attempts: int, data_source: str | None = None) -> dict[str, float]:
+        """The metrics of the episodes, or of those from one data source."""
+        chosen = [i for i, source in enumerate(self.data_sources) if data_source in (None, source)]
+        episodes, groups = [self.episodes[i] for i in chosen], [self.groups[i] for i in chosen]
+        return episode_metrics(episodes, reward, max_attempts, groups)
 
 
 class _EpisodeMetrics:
-    """Adds metrics to ``sample()``; put before a replay buffer class of verl."""
+    """Adds figures to ``sample()``; put before a replay buffer class of verl."""
 
     reward: RewardSettings
     max_attempts: int
+    val_max_attempts: int
     rollouts_per_prompt: int
-    warned: bool = False
+    val_rollouts_per_prompt: int
+    batches_per_step: int
+    refill_fn: Any
+    warned: frozenset[str] = frozenset()
+    first_step_seen: bool = False
+    _training: _Collected | None = None
+    _validation: _Collected | None = None
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
-        """Sample as verl does; the metrics gain ``multiattempt/...`` for training batches."""
+        """Sample as verl does; the metrics gain ``multiattempt/...`` for training, and validation is logged."""
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
-        if partition_id == "val":
-            return batch, metrics  # verl's validation discards them and averages reward_extra_info
-        failed = batch_size * self.rollouts_per_prompt - len(batch.keys)
-        return batch, {**metrics, **self._metrics_of(batch), "multiattempt/failed_episodes": float(failed)}
+        if partition_id == VALIDATION:
+            self._validation = _started(self._validation, global_steps)
+            self._validation.add(batch, batch_size * self.val_rollouts_per_prompt)
+            self._log_validation(self._validation)
+            return batch, metrics
+        return batch, {**metrics, **self._training_metrics(batch, global_steps, batch_size)}
 
-    def _metrics_of(self, batch: KVBatchMeta) -> dict[str, float]:
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        fields = [getattr(value, "data", value) for value in data["extra_fields"]]
-        records = [f[RECORD_FIELD] for f in fields if isinstance(f, dict) and RECORD_FIELD in f]
-        if not records and not self.warned:
-            self.warned = True
-            logger.warning("multiattempt: no rollout of this batch is an episode; is another agent loop configured?")
-        return episode_metrics([Episode.from_record(record) for record in records], self.reward, self.max_attempts)
+    def _training_metrics(self, batch: KVBatchMeta, global_steps: int, batch_size: int) -> dict[str, float]:
+        """The figures of the step, with its last batch; nothing with the others.
+
+        verl averages what the batches of a step bring by rules of its own, which are wrong for ratios.
+        """
+        self._training = collected = _started(self._training, global_steps)
+        collected.add(batch, batch_size * self.rollouts_per_prompt)
+        if collected.num_batches < self.batches_per_step:
+            return {}
+        self._training = None
+        self._look_at_first_step(collected)
+        figures = collected.figures(self.reward, self.max_attempts)
+        return {**figures, f"{PREFIX}failed_episodes": float(collected.num_failed)}
+
+    def _log_validation(self, collected: _Collected) -> None:
+        """Log when the last batch is there.
+
+        verl discards the metrics of a validation batch, and of what the reward manager reports it logs means over
+        episodes alone. So this goes to the trainer's logger, for the step that verl itself logs after the validation.
+        The trainer is the one that gave ``refill_fn``, its only tie to a replay buffer.
+        """
+        trainer: Any = getattr(self.refill_fn, "__self__", None)
+        if not (hasattr(trainer, "logger") and hasattr(trainer, "val_dataloader")):
+            self._warn(f"validation is not logged: a trainer with logger and val_dataloader is needed; got {trainer!r}")
+            return
+        if collected.num_batches < len(trainer.val_dataloader):
+            return
+        self._validation = None
+        figures = collected.figures(self.reward, self.val_max_attempts)
+        if figures:
+            figures[f"{PREFIX}failed_episodes"] = float(collected.num_failed)
+        sources = sorted(set(collected.data_sources))
+        for source in sources if len(sources) > 1 else ():
+            of_source = collected.figures(self.reward, self.val_max_attempts, source)
+            figures.update({f"{PREFIX}{source}/{name.removeprefix(PREFIX)}": of_source[name] for name in of_source})
+        renamed = {f"{PREFIX}{VALIDATION}/{name.removeprefix(PREFIX)}": value for name, value in figures.items()}
+        if renamed:
+            trainer.logger.log(data=renamed, step=collected.step)
+
+    def _look_at_first_step(self, collected: _Collected) -> None:
+        """Say in one line where the run is not multi-attempt; a step of which nothing was finished tells nothing."""
+        if self.first_step_seen or not collected.num_finished:
+            return
+        self.first_step_seen = True
+        if doubt := first_step_doubt(collected.episodes, collected.num_finished):
+            logger.warning("multiattempt: %s", doubt)
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warned:
+            self.warned |= {text}
+            logger.warning("multiattempt: %s", text)
+
+
+def _started(collected: _Collected | None, step: int) -> _Collected:
+    return collected if collected is not None and collected.step == step else _Collected(step)
 
 
 class MultiAttemptReplayBuffer(_EpisodeMetrics, ReplayBuffer):
@@ -84,5 +185,8 @@ def make_replay_buffer(trainer_mode: str, sampler_kwargs: Any, **kwargs: Any) ->
     buffer = buffer_class(trainer_mode=trainer_mode, sampler_kwargs=sampler_kwargs, **arguments, **kwargs)
     buffer.reward = RewardSettings(**options["reward"])
     buffer.max_attempts = int(options["max_attempts"])
+    buffer.val_max_attempts = int(options["val_max_attempts"] or options["max_attempts"])
     buffer.rollouts_per_prompt = int(options["rollouts_per_prompt"])
+    buffer.val_rollouts_per_prompt = int(options["val_rollouts_per_prompt"])
+    buffer.batches_per_step = int((kwargs.get("trainer_config") or {}).get("parameter_sync_step", 1))
     return buffer

@@ -16,6 +16,7 @@ from verl_multiattempt.answer import boxed_spans
 from verl_multiattempt.math_verifier.compare import Comparison
 from verl_multiattempt.math_verifier.computed import computed_equal, computed_ratio_sign, same_solutions
 from verl_multiattempt.math_verifier.forms import Answer, Leaf
+from verl_multiattempt.math_verifier.normal import normal_form
 from verl_multiattempt.math_verifier.rounding import NeedsWorker, Tolerance, exact_equal
 from verl_multiattempt.math_verifier.structure import read_answer
 from verl_multiattempt.math_verifier.text import Token, Unreadable
@@ -58,6 +59,22 @@ def _read_gold(text: str) -> tuple[Answer, ...]:
     return tuple(read_answer(text, is_gold=True))
 
 
+@lru_cache(maxsize=2048)
+def _read_quickly(text: str) -> tuple[Answer, ...]:
+    """An answer of at most `MAX_QUICK_CHARS`; read once for the decision and once for the normal form otherwise."""
+    return tuple(read_answer(text))
+
+
+def normal_answer(answer: str) -> str | None:
+    """The normal form (see `verl_multiattempt.math_verifier.normal`); None where it is not read quickly."""
+    if not _is_quick(answer):
+        return None
+    try:
+        return normal_form(_read_quickly(answer)[0])
+    except Unreadable:
+        return None
+
+
 def decide_exactly(answer: str, gold: str, tolerance: Tolerance) -> bool | None:
     """Decide what needs no more than rational arithmetic; None for the rest.
 
@@ -74,7 +91,7 @@ def decide_exactly(answer: str, gold: str, tolerance: Tolerance) -> bool | None:
         return None
     comparison = Comparison(lambda g, a: exact_equal(g, a, tolerance), _needs_worker, _needs_worker)
     try:
-        return comparison.any_same(_read_gold(gold), read_answer(answer))
+        return comparison.any_same(_read_gold(gold), _read_quickly(answer))
     except (NeedsWorker, Unreadable):
         return None
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from verl_multiattempt.math_verifier.decide import decide_exactly, find_answer, published_gold
+from verl_multiattempt.math_verifier.decide import decide_exactly, find_answer, normal_answer, published_gold
 from verl_multiattempt.math_verifier.rounding import Tolerance
 from verl_multiattempt.settings import VerifierSettings
 from verl_multiattempt.verifier import Outcome, Question, Verdict
@@ -84,7 +84,8 @@ class MathVerifier:
             )
         self._turns.spend(time.perf_counter())
         verdict = decision if isinstance(decision, Verdict) else await self._ask_worker(*decision)
-        return replace(verdict, seconds=time.perf_counter() - started)
+        normal = None if verdict.answer is None else normal_answer(verdict.answer)
+        return replace(verdict, normal_answer=normal, seconds=time.perf_counter() - started)
 
     def _decide_here(self, text: str, ground_truth: Any) -> Verdict | tuple[str, list[str], bool]:
         """The verdict, or what to ask a worker."""
