@@ -1,22 +1,25 @@
 """Stopwatches inside the pipeline, for ``benchmarks/step_time.py``: the time that runs in this package's code.
 
 What is awaited (the engine, a verifier process, verl's load balancer) does not count; what runs on the event loop
-between two awaits does. Each process appends to ``$MULTIATTEMPT_BENCH_DIR/<part>.jsonl``.
+between two awaits does. Of the episode log's thread it is the time on the processor. Each process appends to
+``$MULTIATTEMPT_BENCH_DIR/<part>.jsonl``.
 """
 
 import json
 import os
 import time
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
 from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
-from verl_multiattempt.adapters import reward_manager, sampler
+from verl_multiattempt.adapters import agent_loop, reward_manager, sampler
 from verl_multiattempt.adapters.agent_loop import MultiAttemptAgentLoop
+from verl_multiattempt.adapters.episode_log import log_directory
+from verl_multiattempt.record_writer import EpisodeWriter, Render
 
 
 class Stopwatch:
@@ -60,6 +63,39 @@ class _TimedClient:
         return await self.watch.run(self.client.generate(**kwargs))
 
 
+_log_seconds: list[float] = []
+"""Time on the event loop of each part of the episode log's work, to be written down outside of the stopwatches."""
+
+
+def _on_event_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        _log_seconds.append(time.perf_counter() - started)
+        return result
+
+    return timed
+
+
+class _TimedWriter(EpisodeWriter):
+    """The episode log's writer, its thread under a stopwatch."""
+
+    submit = _on_event_loop(EpisodeWriter.submit)
+
+    def _write(self, render: Render) -> None:
+        started = time.thread_time()
+        super()._write(render)
+        write("episode_log_thread", seconds=time.thread_time() - started)
+
+
+def _make_writer(config: Any, settings: Any) -> EpisodeWriter | None:
+    return _TimedWriter(log_directory(config, settings)) if settings.record.enabled else None
+
+
+agent_loop.make_writer = _make_writer
+agent_loop.render_episode = _on_event_loop(agent_loop.render_episode)
+
+
 class TimedAgentLoop(MultiAttemptAgentLoop):
     """The agent loop under a stopwatch."""
 
@@ -72,6 +108,8 @@ class TimedAgentLoop(MultiAttemptAgentLoop):
         attempts = len(output.extra_fields["multiattempt"]["attempts"])
         write("agent_loop", step=int(kwargs["global_steps"]), seconds=watch.seconds - client.watch.seconds,
               attempts=attempts)  # fmt: skip
+        while _log_seconds:
+            write("episode_log", seconds=_log_seconds.pop())
         return output
 
 
@@ -85,16 +123,22 @@ class MultiAttemptRewardManager(reward_manager.MultiAttemptRewardManager):
         return result
 
 
-def make_replay_buffer(**kwargs: Any) -> Any:
-    """The replay buffer, with the reading of the episodes and their metrics under a stopwatch."""
-    buffer = sampler.make_replay_buffer(**kwargs)
-    metrics_of = buffer._metrics_of
+class _TimedEpisodes(sampler._Collected):
+    """A step's episodes; reading them and computing their figures is under a stopwatch."""
 
-    def timed_metrics_of(batch: Any) -> dict[str, float]:
+    def add(self, *args: Any) -> None:
         started = time.perf_counter()
-        metrics = metrics_of(batch)
-        write("episode_metrics", seconds=time.perf_counter() - started)
-        return metrics
+        super().add(*args)
+        write("episode_metrics", step=self.step, seconds=time.perf_counter() - started)
 
-    buffer._metrics_of = timed_metrics_of
-    return buffer
+    def figures(self, *args: Any) -> dict[str, float]:
+        started = time.perf_counter()
+        figures = super().figures(*args)
+        write("episode_metrics", step=self.step, seconds=time.perf_counter() - started)
+        return figures
+
+
+def make_replay_buffer(**kwargs: Any) -> Any:
+    """The package's replay buffer, with a stopwatch at the metrics."""
+    sampler._Collected = _TimedEpisodes  # type: ignore[misc]
+    return sampler.make_replay_buffer(**kwargs)

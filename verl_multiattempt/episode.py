@@ -9,8 +9,8 @@ from typing import Any
 
 from verl_multiattempt.verifier import Outcome, Verdict
 
-RECORD_SCHEMA = 1
-"""Version of `Episode.to_record`; raised when a key changes its meaning or goes."""
+RECORD_SCHEMA = 2
+"""Version of `Episode.to_record` and of the episode log; raised when a key comes, goes or changes its meaning."""
 
 
 class Stop(str, Enum):
@@ -44,6 +44,10 @@ class Attempt:
     """Tokens sampled in this attempt, those dropped after the answer not included."""
     feedback: str | None = None
     """The text given after this attempt; None where none was given."""
+    logprob_mean: float | None = None
+    """Mean log-probability of its tokens under the engine; None where the engine gave none, or no finite ones."""
+    generate_s: float = 0.0
+    """Seconds spent waiting for the engine."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,9 +136,12 @@ class Episode:
                     "text": attempt.text,
                     "stop": attempt.stop.value,
                     "num_tokens": attempt.num_tokens,
+                    "logprob_mean": attempt.logprob_mean,
+                    "generate_s": attempt.generate_s,
                     "feedback": attempt.feedback,
                     "outcome": attempt.verdict.outcome.value,
                     "answer": attempt.verdict.answer,
+                    "normal_answer": attempt.verdict.normal_answer,
                     "verifier_feedback": attempt.verdict.feedback,
                     "detail": attempt.verdict.detail,
                     "fault": attempt.verdict.fault,
@@ -152,19 +159,25 @@ class Episode:
             ValueError: the record is of another schema.
         """
         if record.get("schema") != RECORD_SCHEMA:
-            raise ValueError(f"schema must be {RECORD_SCHEMA}; got {record.get('schema')!r}")
+            raise ValueError(
+                f"schema must be {RECORD_SCHEMA}; got {record.get('schema')!r}. "
+                "Read the record with the version of verl_multiattempt that wrote it."
+            )
         attempts = [
             Attempt(
                 text=item["text"],
                 stop=Stop(item["stop"]),
                 num_tokens=item["num_tokens"],
+                logprob_mean=item["logprob_mean"],
+                generate_s=item["generate_s"],
                 feedback=item["feedback"],
                 verdict=Verdict(
                     outcome=Outcome(item["outcome"]),
                     answer=item["answer"],
+                    normal_answer=item["normal_answer"],
                     feedback=item["verifier_feedback"],
                     detail=item["detail"],
-                    fault=item.get("fault"),
+                    fault=item["fault"],
                     seconds=item["seconds"],
                 ),
             )

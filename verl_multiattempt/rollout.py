@@ -22,6 +22,10 @@ class Generation:
     """The attempt, without control tokens."""
     stop: Stop
     num_tokens: int
+    logprob_mean: float | None = None
+    """Mean log-probability of its tokens; None where there is none."""
+    generate_s: float = 0.0
+    """Seconds spent waiting for the model."""
 
 
 Generate = Callable[[list[Message]], Awaitable[Generation | None]]
@@ -67,7 +71,14 @@ async def run_episode(
             break
         messages.append({"role": "assistant", "content": generation.text})
         verdict = await decide(verify, generation.text, episode.question_id)
-        attempt = Attempt(text=generation.text, verdict=verdict, stop=generation.stop, num_tokens=generation.num_tokens)
+        attempt = Attempt(
+            text=generation.text,
+            verdict=verdict,
+            stop=generation.stop,
+            num_tokens=generation.num_tokens,
+            logprob_mean=generation.logprob_mean,
+            generate_s=generation.generate_s,
+        )
         episode.add(attempt)
         if not episode.ended:
             attempt.feedback = feedback_text(feedback, episode.attempts_left, verdict.feedback)

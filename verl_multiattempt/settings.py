@@ -157,6 +157,31 @@ class VerifierSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordSettings:
+    """The episode log (`verl_multiattempt.record`)."""
+
+    enabled: bool = False
+    """Write the log."""
+    dir: str | None = None
+    """Its folder; null means the folder ``episodes`` in ``trainer.default_local_dir``."""
+    every_n_steps: int = 1
+    """Training steps 1, 1 + n, 1 + 2n ... are logged; validation always is."""
+    max_episodes_per_step: int | None = 64
+    """Episodes of one step's training, and of one validation, that are logged; null means all."""
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.enabled, bool), "record.enabled", "be true or false", self.enabled)
+        _require(self.dir is None or (isinstance(self.dir, str) and bool(self.dir)), "record.dir",
+                 "be null or the path of a folder", self.dir)  # fmt: skip
+        _require(_is_int(self.every_n_steps) and self.every_n_steps >= 1, "record.every_n_steps",
+                 "be an integer of at least 1", self.every_n_steps)  # fmt: skip
+        most = self.max_episodes_per_step
+        _require(most is None or (_is_int(most) and most >= 1), "record.max_episodes_per_step",
+                 "be null or an integer of at least 1", most,
+                 "Set multiattempt.record.enabled=false to log none." if most == 0 else "")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of the multi-attempt task. The defaults are the paper's."""
 
@@ -189,6 +214,7 @@ class Settings:
     feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     verifier: VerifierSettings = field(default_factory=VerifierSettings)
+    record: RecordSettings = field(default_factory=RecordSettings)
 
     def __post_init__(self) -> None:
         for name in ("min_attempts", "max_attempts", "min_tokens_per_attempt", "stop_at_answer_every"):

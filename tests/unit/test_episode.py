@@ -128,6 +128,7 @@ verdicts = st.builds(
     Verdict,
     outcome=st.sampled_from(Outcome),
     answer=st.none() | texts,
+    normal_answer=st.none() | texts,
     feedback=st.none() | texts,
     detail=st.none() | texts,
     seconds=st.floats(0, 1e6),
@@ -139,6 +140,8 @@ attempts = st.builds(
     stop=st.sampled_from(Stop),
     num_tokens=st.integers(0, 10**6),
     feedback=st.none() | texts,
+    logprob_mean=st.none() | st.floats(-100, 0),
+    generate_s=st.floats(0, 1e6),
 )
 episodes = st.builds(
     Episode,
@@ -159,10 +162,12 @@ def test_record_survives_json_and_gives_the_episode_back(made: Episode) -> None:
 
 def test_record_is_written_as_pinned() -> None:
     made = Episode(max_attempts=2, question_id="gsm/7", num_context_tokens=3)
-    verdict = Verdict(outcome=Outcome.TIMEOUT, answer="1", feedback="f", detail="d", fault="timeout", seconds=0.5)
-    made.add(Attempt(text="\\boxed{1}", verdict=verdict, stop=Stop.ANSWER, num_tokens=4, feedback="Again."))
+    verdict = Verdict(outcome=Outcome.TIMEOUT, answer="1", normal_answer="n", feedback="f", detail="d", fault="timeout",
+                      seconds=0.5)  # fmt: skip
+    made.add(Attempt(text="\\boxed{1}", verdict=verdict, stop=Stop.ANSWER, num_tokens=4, feedback="Again.",
+                     logprob_mean=-0.25, generate_s=1.5))  # fmt: skip
     assert made.to_record() == {
-        "schema": 1,
+        "schema": 2,
         "question_id": "gsm/7",
         "max_attempts": 2,
         "truncated": False,
@@ -172,9 +177,12 @@ def test_record_is_written_as_pinned() -> None:
                 "text": "\\boxed{1}",
                 "stop": "answer",
                 "num_tokens": 4,
+                "logprob_mean": -0.25,
+                "generate_s": 1.5,
                 "feedback": "Again.",
                 "outcome": "TIMEOUT",
                 "answer": "1",
+                "normal_answer": "n",
                 "verifier_feedback": "f",
                 "detail": "d",
                 "fault": "timeout",
@@ -186,11 +194,13 @@ def test_record_is_written_as_pinned() -> None:
     assert type(made.to_record()["attempts"][0]["stop"]) is str
 
 
-@pytest.mark.parametrize("schema", [None, 0, RECORD_SCHEMA + 1, "1"])
+@pytest.mark.parametrize("schema", [None, 1, RECORD_SCHEMA + 1, "2"])
 def test_record_of_another_schema_is_refused(schema: object) -> None:
     with pytest.raises(ValueError, match="schema") as caught:
         Episode.from_record({**episode().to_record(), "schema": schema})
-    assert str(caught.value) == f"schema must be 1; got {schema!r}"
+    assert str(caught.value) == (
+        f"schema must be 2; got {schema!r}. Read the record with the version of verl_multiattempt that wrote it."
+    )
 
 
 def test_enums_print_as_their_value() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,9 +13,13 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from verl_multiattempt.adapters.attempt_generator import AttemptGenerator, EpisodeError
 from verl_multiattempt.adapters.chat import ChatScaffold, resolve_scaffold
 from verl_multiattempt.adapters.compute_score import with_reward_function
+from verl_multiattempt.adapters.episode_log import is_logged, make_writer, render_episode
+from verl_multiattempt.adapters.rendered_example import log_example
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.feedback import feedback_text, open_messages
+from verl_multiattempt.record_writer import EpisodeWriter
+from verl_multiattempt.reward import episode_reward
 from verl_multiattempt.rollout import run_episode
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import Question, Verdict, Verifier, make_verifier
@@ -35,6 +40,8 @@ class _Shared:
     scaffold: ChatScaffold
     verifier: Verifier
     scope: str
+    writer: EpisodeWriter | None
+    """Of the episode log; None where it is off."""
 
 
 def read_settings(config: DictConfig) -> Settings:
@@ -84,12 +91,16 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             settings = read_settings(self.config)
             scaffold = scaffold_for(settings, self.tokenizer, self.apply_chat_template_kwargs)
             scope = resolve_scope(settings.scope, self.rollout_config.n)
-            cls._shared = (self.config, _Shared(settings, scaffold, make_verifier(settings.verifier), scope))
+            writer = make_writer(self.config, settings)
+            cls._shared = (self.config, _Shared(settings, scaffold, make_verifier(settings.verifier), scope, writer))
             logger.warning(
                 "multiattempt: episodes of %d..%d attempts (%s, scope %s), feedback as %s message, opening in the %s "
                 "message", settings.min_attempts, settings.max_attempts, settings.distribution, scope,
                 scaffold.feedback_role, scaffold.opening_placement,
             )  # fmt: skip
+            if writer is not None:
+                logger.warning("multiattempt: episodes are logged to %s", writer.directory)
+            log_example(scaffold, settings)
         return cls._shared[1]
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
@@ -108,13 +119,16 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             EpisodeError: the episode cannot be finished or trained on.
             ValueError: the row cannot be used.
         """
+        started_at, started = time.time(), time.perf_counter()
         shared, settings = self.shared, self.shared.settings
         prompt = list(kwargs["raw_prompt"])
         for message in prompt:
             if not isinstance(message.get("content"), str):
                 raise ValueError(f"prompt[].content must be text; got {message.get('content')!r:.200}")
         extra_info = kwargs.get("extra_info") or {}
-        key = prompt_key(prompt, _plain_index(extra_info.get("index")))
+        index = _plain_index(extra_info.get("index"))
+        key = prompt_key(prompt, index)
+        validate = bool(kwargs.get(VALIDATE_FIELD, False))
         episode = Episode(
             max_attempts=episode_max_attempts(
                 settings,
@@ -122,7 +136,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 prompt=key,
                 rollout=int(kwargs.get("session_id", 0)),
                 scope=shared.scope,
-                validate=bool(kwargs.get(VALIDATE_FIELD, False)),
+                validate=validate,
                 extra_info=extra_info,
             ),
             question_id=f"{kwargs.get('data_source', '')}/{extra_info.get('index', key)}",
@@ -141,11 +155,27 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 feedback=settings.feedback,
                 feedback_role=shared.scaffold.feedback_role,
             )
-            return self._output(episode, generator, num_turns=len(conversation))
+            output = self._output(episode, generator, num_turns=len(conversation))
         except Exception as error:
             # verl logs the traceback with its random uid; this says which question it was.
             logger.error("multiattempt: episode of question %s failed: %s", episode.question_id, error)
             raise
+        if shared.writer is not None and is_logged(kwargs):
+            shared.writer.submit(
+                render_episode(
+                    kwargs,
+                    episode=episode,
+                    stream=generator.stream,
+                    tokenizer=self.tokenizer,
+                    messages=messages,
+                    index=index,
+                    reward=episode_reward(episode, settings.reward),
+                    validate=validate,
+                    started_at=started_at,
+                    seconds=time.perf_counter() - started,
+                )
+            )
+        return output
 
     async def _verify(self, text: str, question: Question) -> Verdict:
         verdict = await self.shared.verifier.verify(text, question)
