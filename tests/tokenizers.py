@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 CHATML = (
@@ -77,6 +77,78 @@ def make_tokenizer(template: str = CHATML, headers_special: bool = True) -> PreT
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@cache
+def make_byte_tokenizer(
+    template: str, special: tuple[str, ...], *, added: tuple[str, ...] = (), eos: str, bos: str | None = None
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE, as Qwen's, Llama 3's and DeepSeek's; by itself it puts ``bos`` before every text, as Llama 3's.
+
+    Args:
+        template: chat template.
+        special: special tokens; the first one pads.
+        added: added tokens that are not special.
+        eos: end of a sequence.
+        bos: beginning of a sequence.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(_CORPUS * 4, trainer)
+    return _finish(tokenizer, template, special, added, eos, bos)
+
+
+@cache
+def make_space_tokenizer(
+    template: str, special: tuple[str, ...], *, added: tuple[str, ...] = (), eos: str, bos: str | None = None
+) -> PreTrainedTokenizerFast:
+    """A BPE over characters in which a space is part of the next word, as Llama 2's, Mistral's and Gemma's.
+
+    A space is put before every text and after every special token, and decoding takes the first one away.
+    Arguments as for `make_byte_tokenizer`.
+    """
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    letters = [chr(i) for i in range(33, 127)] + ["\u2581", "\n"]
+    trained.train_from_iterator(
+        _CORPUS * 4, trainers.BpeTrainer(vocab_size=300, initial_alphabet=letters, show_progress=False)
+    )
+    model = json.loads(trained.to_str())["model"]
+    tokens = [f"<0x{byte:02X}>" for byte in range(256)] + sorted(model["vocab"], key=model["vocab"].get)
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: number for number, token in enumerate(tokens)},
+            merges=[tuple(merge) for merge in model["merges"]],
+            byte_fallback=True,
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return _finish(tokenizer, template, special, added, eos, bos)
+
+
+def _finish(
+    tokenizer: Tokenizer, template: str, special: tuple[str, ...], added: tuple[str, ...], eos: str, bos: str | None
+) -> PreTrainedTokenizerFast:
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])
+    if bos is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=eos,
+        bos_token=bos,
+        pad_token=special[0],
         chat_template=template,
         clean_up_tokenization_spaces=False,
     )

@@ -29,7 +29,8 @@ def open_messages(
         opening: the opening's text.
         max_attempts: the episode's allowance.
         placement: ``system``: into the prompt's system message, or a new one before the prompt; ``user``: before
-            the text of the first user message (for chat templates that know no system message).
+            the text of the first user message, and a system message at the start of the prompt before that (for chat
+            templates that know no system message).
 
     Raises:
         ValueError: the opening cannot be placed (no user message, or its content is not text).
@@ -42,6 +43,8 @@ def open_messages(
         else:
             messages.insert(0, {"role": "system", "content": text})
         return messages
+    if messages and messages[0].get("role") == "system":
+        text = _join(messages.pop(0).get("content"), text)
     for message in messages:
         if message.get("role") == "user":
             message["content"] = _join(text, message.get("content"))

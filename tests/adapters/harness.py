@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +26,9 @@ def compose_config(*overrides: str, platform: bool = True) -> DictConfig:
     if key not in _composed:
         groups = ["+recipe=multiattempt", *(["+platform=cpu"] if platform else [])]
         with initialize_config_module("verl.trainer.config", version_base=None):
-            _composed[key] = compose("ppo_trainer", overrides=[*groups, *overrides], return_hydra_config=False)
-    return OmegaConf.create(OmegaConf.to_container(_composed[key], resolve=False))
+            composed = compose("ppo_trainer", overrides=[*groups, *overrides], return_hydra_config=False)
+        _composed[key] = OmegaConf.create(OmegaConf.to_container(composed, resolve=False))
+    return deepcopy(_composed[key])
 
 
 @dataclass
@@ -87,16 +89,18 @@ class ScriptedServer:
         return ids, [value for reply in replies for value in reply.log_probs or []]
 
 
-def make_loop(config: DictConfig, server: ScriptedServer, template: str = CHATML) -> MultiAttemptAgentLoop:
+def make_loop(
+    config: DictConfig, server: ScriptedServer, template: str = CHATML, tokenizer: Any = None
+) -> MultiAttemptAgentLoop:
     """The agent loop as verl's worker makes it."""
     return MultiAttemptAgentLoop(
         trainer_config=DictConfigWrap(config),
         server_manager=server,
-        tokenizer=make_tokenizer(template),
+        tokenizer=tokenizer or make_tokenizer(template),
         processor=None,
         dataset_cls=RLHFDataset,
         data_config=DictConfigWrap(config.data),
-        hf_model_type="qwen2" if template == CHATML else None,
+        hf_model_type="qwen2" if template == CHATML and tokenizer is None else None,
         tools=None,
     )
 
@@ -121,6 +125,8 @@ async def run_attempts(
     settings: dict[str, Any] | None = None,
     response_length: int = 512,
     template: str = CHATML,
+    tokenizer: Any = None,
+    template_kwargs: dict[str, Any] | None = None,
     fields: dict[str, Any] | None = None,
     **server_options: Any,
 ) -> tuple[AgentLoopOutput, ScriptedServer, MultiAttemptAgentLoop]:
@@ -131,6 +137,8 @@ async def run_attempts(
         settings: keys under ``multiattempt``; by default the allowance is fixed at 5.
         response_length: ``data.max_response_length``.
         template: chat template.
+        tokenizer: by default the one of `make_tokenizer` with that template.
+        template_kwargs: ``data.apply_chat_template_kwargs``.
         fields: fields of the row, besides those of `row`.
         **server_options: see `ScriptedServer`.
     """
@@ -139,7 +147,8 @@ async def run_attempts(
         config.multiattempt.distribution = "fixed"
         config.multiattempt.merge_with(settings or {})
         config.data.max_response_length = response_length
+        config.data.apply_chat_template_kwargs = template_kwargs or {}
     server = ScriptedServer([list(ids) for ids in attempts], **server_options)
-    loop = make_loop(config, server, template)
+    loop = make_loop(config, server, template, tokenizer)
     output = await loop.run({"temperature": 1.0, "logprobs": True}, **{**row(), **(fields or {})})
     return output, server, loop

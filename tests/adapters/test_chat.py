@@ -10,7 +10,8 @@ from tokenizers import normalizers
 
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, ONE_QUESTION, STRICT, make_tokenizer
 from verl_multiattempt.adapters import chat
-from verl_multiattempt.adapters.chat import ChatScaffold, render, resolve_scaffold, special_ids
+from verl_multiattempt.adapters.chat import ChatScaffold, render, resolve_scaffold
+from verl_multiattempt.adapters.template import Layout, special_ids
 
 FEEDBACK = "Your answer is incorrect. You have 3 attempts left."
 TOKENIZER = make_tokenizer()
@@ -144,6 +145,24 @@ def test_end_of_turn_is_written_where_the_attempt_ended_without_it(last: int | N
     assert found.context_after(last, FEEDBACK) == found.between_attempts(FEEDBACK)
 
 
+@pytest.mark.parametrize(
+    ("last", "inserted"), [(END, "\n"), (None, "<|im_end|>\n"), (TOOL, "<|im_end|>\n")], ids=["ended", "cut", "control"]
+)
+def test_context_is_in_two_parts_the_end_of_turn_and_the_feedback(last: int | None, inserted: str) -> None:
+    found = scaffold()
+    end, feedback = found.context_parts(last, FEEDBACK)
+    assert text(end) == inserted
+    assert text(feedback) == f"<|im_start|>system\n{FEEDBACK}<|im_end|>\n<|im_start|>assistant\n"
+    assert end + feedback == found.context_after(last, FEEDBACK)
+
+
+def test_why_other_layouts_are_not_taken_is_kept() -> None:
+    assert scaffold(CHATML_SYSTEM_FIRST).reasons == {
+        ("system", "system"): "system must come first", ("user", "system"): "system must come first",
+    }  # fmt: skip
+    assert scaffold().reasons == {}
+
+
 def test_answers_of_the_imaginary_conversations_leave_no_trace() -> None:
     for template in (CHATML, CHATML_SYSTEM_FIRST, STRICT):
         assert "It is" not in text(scaffold(template).between_attempts(FEEDBACK))
@@ -151,8 +170,8 @@ def test_answers_of_the_imaginary_conversations_leave_no_trace() -> None:
 
 def test_feedback_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found, calls = scaffold(), []
-    real = chat._between_attempts
-    monkeypatch.setattr(chat, "_between_attempts", lambda *args: calls.append(args) or real(*args))
+    real = Layout.between
+    monkeypatch.setattr(Layout, "between", lambda *args: calls.append(args) or real(*args))
     for left in (1, 2, 1, 2, 1):
         found.between_attempts(f"You have {left} left.")
     assert len(calls) == 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,3 +154,54 @@ def test_lists_stay_of_one_length_and_the_last_token_is_sampled(
         assert tokens.response_logprobs == [
             logprob if with_logprobs or not sampled_any else 0.0 for _, _, logprob in expected
         ]
+
+
+# Segments.
+
+
+def kinds(tokens: TokenStream) -> list[tuple[str, tuple[int, ...]]]:
+    return [(segment.kind, segment.ids) for segment in tokens.segments()]
+
+
+def test_segments_are_cut_where_the_kind_changes() -> None:
+    tokens = stream(capacity=20)
+    tokens.add_sampled([5], [0.0])
+    tokens.add_sampled([6], [0.0])  # the next slice of the same attempt
+    tokens.add_context([7], "inserted")
+    tokens.add_context([8, 9])
+    tokens.add_sampled([10], [0.0])
+    assert kinds(tokens) == [
+        ("prompt", (1, 2)), ("model", (5, 6)), ("inserted", (7,)), ("feedback", (8, 9)), ("model", (10,)),
+    ]  # fmt: skip
+
+
+def test_segments_of_an_empty_response() -> None:
+    assert kinds(stream()) == [("prompt", (1, 2))]
+
+
+def test_empty_parts_make_no_segments() -> None:
+    tokens = stream()
+    tokens.add_context([], "inserted")
+    tokens.add_context([8])
+    tokens.add_sampled([], [])
+    assert kinds(tokens) == [("prompt", (1, 2)), ("feedback", (8,))]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["model", "inserted", "feedback"]), st.lists(st.integers(), max_size=4))),
+    st.integers(0, 30),
+)
+def test_segments_cover_the_sequence_and_agree_with_the_mask(parts: list[tuple[str, list[int]]], cut: int) -> None:
+    tokens = stream(capacity=1000)
+    for kind, ids in parts:
+        if kind == "model":
+            tokens.add_sampled(ids, [-1.0] * len(ids))
+        else:
+            tokens.add_context(ids, kind)
+    tokens.drop_after(cut)
+    prompt, *rest = tokens.segments()
+    assert [token for segment in rest for token in segment.ids] == tokens.response_ids
+    assert [int(segment.kind == "model") for segment in rest for _ in segment.ids] == tokens.response_mask
+    assert all(segment.ids for segment in rest)
+    assert all(a.kind != b.kind for a, b in itertools.pairwise(rest))
+    assert prompt.ids == (1, 2)

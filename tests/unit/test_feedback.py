@@ -54,6 +54,11 @@ def test_opening_goes_before_the_first_user_message_where_no_system_message_can_
     assert opened == [answer, {"role": "user", "content": "3 attempts.\n\n2 + 3?"}, answer, USER]
 
 
+def test_system_message_goes_before_the_opening_where_no_system_message_can_be() -> None:
+    opened = open_messages([SYSTEM, USER], OPENING, 3, placement="user")
+    assert opened == [{"role": "user", "content": "Be brief.\n\n3 attempts.\n\n2 + 3?"}]
+
+
 def test_prompt_is_not_changed() -> None:
     prompt = [dict(SYSTEM), dict(USER)]
     for placement in ("system", "user"):

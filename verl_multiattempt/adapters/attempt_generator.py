@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from verl.experimental.agent_loop.tool_agent_loop import SPEC_DECODE_EXTRA_KEYS
 from verl.workers.rollout.replica import TokenOutput
 
 from verl_multiattempt.adapters.chat import ChatScaffold
-from verl_multiattempt.adapters.tokens import TokenStream
+from verl_multiattempt.adapters.tokens import INSERTED, TokenStream
 from verl_multiattempt.answer import extract_answer
 from verl_multiattempt.episode import Stop
 from verl_multiattempt.feedback import Message
@@ -59,16 +60,23 @@ class AttemptGenerator:
         if not self._started:
             await self._open(messages)
         else:
-            context = self.loop.shared.scaffold.context_after(self._last_id(), messages[-1]["content"])
-            if len(context) + settings.min_tokens_per_attempt > self.stream.room:
+            ended, feedback = self.loop.shared.scaffold.context_parts(self._last_id(), messages[-1]["content"])
+            if len(ended) + len(feedback) + settings.min_tokens_per_attempt > self.stream.room:
                 return None
-            self.stream.add_context(context)
+            self.stream.add_context(ended, INSERTED)
+            self.stream.add_context(feedback)
         if self.stream.room < 1:
             return None
-        start = len(self.stream.response_ids)
+        start, waited = len(self.stream.response_ids), self.seconds
         stop = await self._sample(start)
         ids = self.stream.response_ids[start:]
-        return Generation(text=self.loop.shared.scaffold.attempt_text(ids), stop=stop, num_tokens=len(ids))
+        return Generation(
+            text=self.loop.shared.scaffold.attempt_text(ids),
+            stop=stop,
+            num_tokens=len(ids),
+            logprob_mean=_finite_mean((self.stream.response_logprobs or [])[start:]),
+            generate_s=self.seconds - waited,
+        )
 
     def _last_id(self) -> int | None:
         return self.stream.last_id if self.stream.response_ids else self.stream.prompt_ids[-1]
@@ -168,6 +176,11 @@ class AttemptGenerator:
         for name in SPEC_DECODE_EXTRA_KEYS:
             if name in new and name in self.extra_fields:
                 self.extra_fields[name] = int(self.extra_fields[name]) + int(new[name])
+
+
+def _finite_mean(values: Sequence[float]) -> float | None:
+    mean = sum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None
 
 
 def _until_stop(ids: Sequence[int], scaffold: ChatScaffold) -> list[int]:

@@ -1,0 +1,323 @@
+"""Episodes under the chat templates of the model families in use: what is decided, shown and trained on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.adapters.harness import run_attempts
+from tests.adapters.invariants import check_rollout
+from tests.adapters.test_agent_loop import episode_of, row
+from tests.chat_templates import FAMILIES, FUSSY, LLAMA3, QWEN3, THOUGHTS, Family
+from tests.tokenizers import make_byte_tokenizer
+from verl_multiattempt.adapters.chat import ChatScaffold, resolve_scaffold
+from verl_multiattempt.adapters.template_findings import find
+from verl_multiattempt.episode import Stop
+from verl_multiattempt.feedback import open_messages
+
+FEEDBACK = "Your answer is incorrect. You have 3 attempts left."
+SYSTEM_TEXT = "Think of every carry."
+families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+
+
+def scaffold_of(family: Family, **options: Any) -> ChatScaffold:
+    return resolve_scaffold(
+        family.tokenizer, **{"sample_feedback": FEEDBACK, "template_kwargs": family.kwargs, **options}
+    )
+
+
+def encode(family: Family, text: str, *, end: bool = True) -> list[int]:
+    tokenizer = family.tokenizer
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return [*ids, tokenizer.convert_tokens_to_ids(family.end)] if end else ids
+
+
+def run(family: Family, attempts: list[list[int]], **options: Any) -> Any:
+    return asyncio.run(
+        run_attempts(attempts, tokenizer=family.tokenizer, template_kwargs=family.kwargs, **options)
+    )  # fmt: skip
+
+
+def check(family: Family, output: Any, server: Any, loop: Any, prompt: list[dict[str, Any]]) -> Any:
+    episode, scaffold = episode_of(output), loop.shared.scaffold
+    check_rollout(
+        prompt_ids=output.prompt_ids,
+        response_ids=output.response_ids,
+        response_mask=output.response_mask,
+        response_logprobs=output.response_logprobs,
+        response_length=loop.response_length,
+        episode=episode,
+        opening=open_messages(
+            prompt, loop.shared.settings.opening, episode.max_attempts, placement=scaffold.opening_placement
+        ),
+        sampled=[server.sampled(i) for i in range(episode.attempts_used)],
+        scaffold=scaffold,
+        feedback_role=scaffold.feedback_role,
+        verbatim=family.verbatim,
+        exact_spaces=family.exact_spaces,
+    )
+    return episode
+
+
+# What the start check decides.
+
+
+@families
+def test_layout_and_end_of_turn(family: Family) -> None:
+    found = scaffold_of(family)
+    token = family.tokenizer.convert_tokens_to_ids
+    assert (found.opening_placement, found.feedback_role) == (family.placement, family.role)
+    assert found.end_ids == {token(family.end), token(family.eos)}
+    inserted, feedback = found.context_parts(None, FEEDBACK)
+    text, expected = family.tokenizer.decode(inserted), family.closing or family.end
+    assert (text if family.exact_spaces else text.replace(" ", "")) == expected
+    assert FEEDBACK in family.tokenizer.decode(feedback)
+
+
+@families
+def test_end_of_turn_that_was_sampled_is_not_written_twice(family: Family) -> None:
+    found = scaffold_of(family)
+    end = family.tokenizer.convert_tokens_to_ids(family.end)
+    between, after = found.between_attempts(FEEDBACK), found.context_after(end, FEEDBACK)
+    if not found.closing:  # the template has no end of turn that could be sampled
+        assert after == between
+    else:
+        assert end in between[: len(between) - len(after)]
+        assert after == between[between.index(end) + 1 :]
+
+
+@families
+def test_findings(family: Family) -> None:
+    found = find(scaffold_of(family))
+    assert len(found) == len(family.findings), found
+    for sentence, beginning in zip(found, family.findings, strict=True):
+        assert sentence.startswith(beginning)
+        assert sentence.endswith((".", ")."))
+
+
+@families
+def test_whole_row_with_a_system_message_reaches_the_model(family: Family) -> None:
+    prompt = [{"role": "system", "content": SYSTEM_TEXT}, *row()["raw_prompt"]]
+    output, server, loop = run(family, [encode(family, "so \\boxed{42}")], fields={"raw_prompt": prompt})
+    check(family, output, server, loop, prompt)
+    text = family.tokenizer.decode(output.prompt_ids)
+    positions = [text.index(part) for part in (SYSTEM_TEXT, "You have 5 attempts", prompt[1]["content"])]
+    assert positions == sorted(positions)
+
+
+@families
+def test_beginning_of_text_is_written_once(family: Family) -> None:
+    output, _, _ = run(family, [encode(family, "so \\boxed{41}"), encode(family, "so \\boxed{42}")])
+    bos = family.tokenizer.bos_token_id
+    if bos is None:
+        return
+    assert output.prompt_ids.count(bos) == 1
+    # Llama 2's stands before every question.
+    assert output.response_ids.count(bos) == (1 if family is FAMILIES["Llama 2"] else 0)
+
+
+def test_templates_own_double_beginning_of_text_is_found() -> None:
+    family = FAMILIES["Llama 3"]
+    tokenizer = make_byte_tokenizer("{{ bos_token }}" + LLAMA3, family.special, eos=family.eos, bos=family.bos)
+    found = find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK))
+    assert found[-1] == "The template writes '<|begin_of_text|>' twice at the start. Take one out of the template."
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "date"), [({}, time.strftime("%d %b %Y")), ({"date_string": "26 Jul 2024"}, "26 Jul 2024")]
+)
+def test_date_in_the_prompt_is_found_unless_it_is_fixed(kwargs: dict[str, str], date: str) -> None:
+    found = scaffold_of(FAMILIES["Llama 3.1"], template_kwargs=kwargs)
+    prompt = found.layout.text(found.layout.messages([], FEEDBACK), prompt=True)
+    assert f"Today Date: {date}" in prompt
+    assert any("today's date" in sentence for sentence in find(found)) == (not kwargs)
+
+
+# Thoughts.
+
+
+def test_feedback_role_decides_whether_qwen3_keeps_thoughts_and_auto_takes_the_one_that_does() -> None:
+    family = FAMILIES["Qwen3"]
+    assert not [sentence for sentence in find(scaffold_of(family)) if sentence.startswith(THOUGHTS)]
+    told = find(scaffold_of(family, feedback_role="user"))
+    assert told[0].startswith(THOUGHTS)
+    assert "With multiattempt.feedback.role=system this template keeps them." in told[0]
+
+
+def test_template_that_has_no_role_that_keeps_thoughts_tells_of_another_template() -> None:
+    told = find(scaffold_of(FAMILIES["DeepSeek-R1"]))
+    assert "set actor_rollout_ref.model.custom_chat_template to a template that keeps them" in told[0]
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_thoughts_stay_in_what_the_model_is_shown_and_trained_on(role: str) -> None:
+    family = FAMILIES["Qwen3"]
+    first = encode(family, "<think>\nlet me see\n</think>\n\nso \\boxed{41}")
+    output, server, loop = run(
+        family, [first, encode(family, "so \\boxed{42}")], settings={"feedback": {"role": role}}
+    )  # fmt: skip
+    check(family, output, server, loop, row()["raw_prompt"])
+    assert server.requests[1]["prompt_ids"][: len(output.prompt_ids) + len(first)] == [*output.prompt_ids, *first]
+    assert output.response_ids[: len(first)] == first
+    assert output.response_mask[: len(first)] == [1] * len(first)
+
+
+def test_thought_that_the_generation_prompt_opens_is_not_sampled_and_not_trained_on() -> None:
+    family = FAMILIES["DeepSeek-R1"]
+    think = family.tokenizer.convert_tokens_to_ids("<think>")
+    attempts = [encode(family, f"let me see\n</think>\n\nso \\boxed{{{answer}}}") for answer in (41, 42)]
+    output, server, loop = run(family, attempts)
+    assert check(family, output, server, loop, row()["raw_prompt"]).solved
+    assert output.prompt_ids.count(think) == 1
+    masks = [mask for token, mask in zip(output.response_ids, output.response_mask, strict=True) if token == think]
+    assert masks == [0]
+
+
+def test_thinking_marks_that_are_special_do_not_end_an_attempt() -> None:
+    tokenizer = make_byte_tokenizer(
+        QWEN3, ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"), eos="<|im_end|>"
+    )
+    found = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    assert not {tokenizer.convert_tokens_to_ids(mark) for mark in ("<think>", "</think>")} & set(found.stop_token_ids())
+    assert find(found)[-1] == "The tokenizer holds <think> and </think> for special; they do not end an attempt."
+    ids = tokenizer.encode("<think>\nhm\n</think>\n\n\\boxed{42}<|im_end|>", add_special_tokens=False)
+    output, _, _ = asyncio.run(run_attempts([ids], tokenizer=tokenizer))
+    assert episode_of(output).solved
+    assert output.response_ids == ids
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (FUSSY.replace("'user', 'assistant'", "'assistant'"), "unknown role"),
+        ("{% if messages | length > 4 %}{{ nothing.there }}{% endif %}" + FUSSY, "'nothing' is undefined"),
+    ],
+    ids=["no user", "breaks on the second attempt"],
+)
+def test_template_that_renders_no_layout_is_refused_in_one_sentence(template: str, reason: str) -> None:
+    family = FAMILIES["fussy"]
+    tokenizer = make_byte_tokenizer(template, family.special, eos=family.eos)
+    with pytest.raises(ValueError, match=r"multiattempt\.feedback\.role must be") as caught:
+        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    message = str(caught.value)
+    assert reason in message
+    assert message.endswith("Set it to auto, or use another chat template.")
+    assert "\n" not in message
+
+
+def test_template_that_counts_its_turns_is_refused() -> None:
+    # ChatGLM2's rounds: what stands before an attempt depends on how many were before it.
+    family = FAMILIES["plain"]
+    template = family.template.replace("{{ message['role']", "{{ '[Round ' ~ loop.index ~ '] ' ~ message['role']")
+    tokenizer = make_byte_tokenizer(template, family.special, eos=family.eos)
+    with pytest.raises(ValueError, match="writes other tokens after a later attempt than after the first"):
+        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+
+
+# What the model is shown and trained on.
+
+
+@families
+def test_sequence_is_the_templates_own_rendering_where_it_rewrites_nothing(family: Family) -> None:
+    tokenizer = family.tokenizer
+    texts = ["so \\boxed{41}", "I do not know", "so \\boxed{42}"]
+    output, server, loop = run(family, [encode(family, text) for text in texts])
+    episode = check(family, output, server, loop, row()["raw_prompt"])
+    assert episode.solved
+    shared = loop.shared
+    messages = open_messages(row()["raw_prompt"], shared.settings.opening, 5, placement=family.placement)
+    for attempt, text, request in zip(episode.attempts, texts, server.requests, strict=True):
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=False, add_generation_prompt=True, **family.kwargs
+        )
+        if family.rewrites or not shared.scaffold.closing:
+            assert request is server.requests[0] or request["prompt_ids"] != rendered
+        elif family.exact_spaces:
+            assert request["prompt_ids"] == rendered
+        else:
+            assert _no_spaces(tokenizer, request["prompt_ids"]) == _no_spaces(tokenizer, rendered)
+        messages += [{"role": "assistant", "content": text}, {"role": family.role, "content": attempt.feedback}]
+
+
+def _no_spaces(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids)).replace(" ", "")
+
+
+@families
+@pytest.mark.parametrize("control", [False, True])
+def test_attempt_cut_off_or_ended_by_a_control_token_gets_its_end_of_turn(family: Family, control: bool) -> None:
+    found = scaffold_of(family)
+    cut = encode(family, "so I thi", end=False)
+    junk = [min(found.control_ids)] if control else []
+    output, server, loop = run(
+        family, [[*cut, *junk], encode(family, "so \\boxed{42}")],
+        settings={"max_tokens_per_attempt": None if control else len(cut), "min_tokens_per_attempt": 1}
+        if control else {"min_tokens_per_attempt": 1},
+    )  # fmt: skip
+    episode = check(family, output, server, loop, row()["raw_prompt"])
+    assert episode.attempts[0].stop is (Stop.CONTROL_TOKEN if control else Stop.END_OF_TURN)
+    inserted = output.response_ids[len(cut) + len(junk) :][: found.turn_end]
+    assert inserted == found.between_attempts(FEEDBACK)[: found.turn_end]
+
+
+@families
+@pytest.mark.parametrize("ending", ["\n", "  \n\n ", "\t", "\u00e9\U0001f600", ""])
+def test_white_space_around_an_attempt_is_kept_as_sampled(family: Family, ending: str) -> None:
+    first = encode(family, f"{ending}so \\boxed{{41}}{ending}")
+    output, server, loop = run(family, [first, encode(family, "so \\boxed{42}")])
+    check(family, output, server, loop, row()["raw_prompt"])
+    assert output.response_ids[: len(first)] == first
+
+
+names = st.sampled_from(sorted(FAMILIES))
+SAID = ("so \\boxed{42}", "\\boxed{41} then", "\n no ", "", "</think>", "<think>\n", "a</think>\n\n\\boxed{4}")
+texts = st.one_of(st.sampled_from(SAID), st.text(max_size=10))
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> tuple[Family, list[list[int]]]:
+    """A family and five attempts of its model: texts, any tokens, ends of all kinds, and what follows them."""
+    family = FAMILIES[draw(names)]
+    found = scaffold_of(family)
+    stops = found.stop_token_ids()
+    plain = st.lists(st.integers(0, len(family.tokenizer) - 1).filter(lambda i: i not in stops), max_size=8)
+    attempts = []
+    for _ in range(5):
+        # A text may spell a control token, which then is one: it ends the attempt, as an engine would.
+        ids = encode(family, draw(texts), end=False) + draw(plain)
+        end = draw(st.sampled_from([[], *([token] for token in stops)]))
+        attempts.append([*ids, *end, *draw(plain)])
+    assume(attempts[0])  # without any token there is nothing to train on
+    return family, attempts
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    script=scripts(),
+    max_attempts=st.integers(1, 5),
+    response_length=st.integers(1, 250),
+    attempt_limit=st.one_of(st.none(), st.integers(4, 30)),
+    stop_at_answer=st.booleans(),
+    aborts=st.frozensets(st.integers(0, 6), max_size=2),
+)
+def test_token_invariants_hold_for_any_family(
+    script: tuple[Family, list[list[int]]], max_attempts: int, response_length: int, attempt_limit: int | None,
+    stop_at_answer: bool, aborts: frozenset[int],
+) -> None:  # fmt: skip
+    family, attempts = script
+    options = {
+        "max_attempts": max_attempts, "max_tokens_per_attempt": attempt_limit, "min_tokens_per_attempt": 2,
+        "stop_at_answer": stop_at_answer, "stop_at_answer_every": 5,
+    }  # fmt: skip
+    output, server, loop = run(family, attempts, settings=options, response_length=response_length, aborts=aborts)
+    episode = check(family, output, server, loop, row()["raw_prompt"])
+    assert episode.ended
+    assert 1 <= episode.attempts_used <= max_attempts

@@ -1,0 +1,245 @@
+"""Chat templates that behave as those of the model families in use, each with a tokenizer of its family's kind.
+
+They are written for these tests and reproduce what matters to an episode: how turns begin and end, what is refused,
+what is trimmed, moved, added or left out.
+"""
+
+# ruff: noqa: RUF001 - DeepSeek spells its tokens with fullwidth bars
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.tokenizers import make_byte_tokenizer, make_space_tokenizer
+
+_CHATML_TURN = "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+_CHATML_PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+_ALTERNATE = (
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}"
+    "{% endif %}"
+)
+
+# A system prompt of its own where there is none.
+QWEN25 = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful model.<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}" + _CHATML_TURN + "{% endfor %}" + _CHATML_PROMPT
+)
+# Thoughts are written only after the last user message; the last message always gets a thought; thinking can be
+# switched off, which puts an empty thought into the generation prompt.
+QWEN3 = (
+    "{% set ns = namespace(last=-1) %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% set parts = message['content'].split('</think>') %}"
+    "{% set thought = parts[0].split('<think>')[-1].strip('\n') if parts | length > 1 else '' %}"
+    "{% set said = parts[-1].lstrip('\n') if parts | length > 1 else message['content'] %}"
+    "{{ '<|im_start|>assistant\n' }}"
+    "{% if loop.index0 > ns.last and (loop.last or thought) %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}"
+    "{{ said + '<|im_end|>\n' }}"
+    "{% else %}" + _CHATML_TURN + "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+# Every attempt starts inside of a thought.
+QWEN3_THINKING = QWEN3.replace(
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}",
+    "{{ '<think>\n' }}",
+)
+# Headers of two tokens, a beginning of text, trimmed messages.
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+# A system header in every case, with the date.
+LLAMA31 = (
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] | trim %}"
+    "{% set messages = messages[1:] %}{% else %}{% set told = '' %}{% endif %}"
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + '\n\n' + told + '<|eot_id|>' }}"
+) + LLAMA3.replace("{{ bos_token }}", "")
+# No system message, strict turns of user and "model", trimmed messages.
+GEMMA = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + _ALTERNATE
+    + "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# The system message is put before the first user message.
+GEMMA3 = (
+    "{% if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set told = '' %}{% endif %}"
+) + GEMMA.replace("'\n' }}{{ message", "'\n' }}{{ (told if loop.first else '') + message")
+# No header before the answer, and so no generation prompt.
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}"
+    + _ALTERNATE
+    + "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+# The system message moves into whichever user message is the last.
+MISTRAL_V3 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set told = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for message in messages %}"
+    + _ALTERNATE
+    + "{% if message['role'] == 'user' %}{% if loop.last and told is defined %}"
+    "{{ '[INST] ' + told + '\n\n' + message['content'] + '[/INST]' }}"
+    "{% else %}{{ '[INST] ' + message['content'] + '[/INST]' }}{% endif %}"
+    "{% else %}{{ ' ' + message['content'] | trim + eos_token }}{% endif %}{% endfor %}"
+)
+# A beginning of text before every question, and a space before the end of a turn.
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set told = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set told = '' %}{% endif %}"
+    "{% for message in messages %}" + _ALTERNATE + "{% if message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + ((told if loop.first else '') + message['content']) | trim + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+# No line breaks; all system messages are gathered at the start.
+DEEPSEEK = (
+    "{{ bos_token }}"
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
+)
+# As above, with thoughts: every attempt starts inside of one, and earlier ones are left out.
+DEEPSEEK_R1 = DEEPSEEK.replace(
+    "'<｜Assistant｜>' + message['content']", "'<｜Assistant｜>' + message['content'].split('</think>')[-1]"
+).replace("{{ '<｜Assistant｜>' }}", "{{ '<｜Assistant｜><think>\n' }}")
+# A turn is ended by the header of the next.
+GLM = (
+    "{{ '[gMASK]' }}{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+# Refuses what it does not expect: other keys, empty messages, late system messages, other roles, turns that do not
+# alternate, a conversation that does not end with the user's.
+FUSSY = (
+    "{% if not add_generation_prompt is defined or not messages %}{{ raise_exception('nothing to render') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message.keys() | list != ['role', 'content'] %}{{ raise_exception('unknown keys') }}{% endif %}"
+    "{% if not message['content'].strip() %}{{ raise_exception('empty message') }}{% endif %}"
+    "{% if message['role'] == 'system' and not loop.first %}{{ raise_exception('late system message') }}{% endif %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}{{ raise_exception('unknown role') }}{% endif %}"
+    "{% if loop.last and message['role'] != 'user' %}{{ raise_exception('the last turn is not a user') }}{% endif %}"
+    "{% set before = loop.previtem['role'] if loop.previtem is defined else 'system' %}"
+    "{% if (message['role'] == 'assistant') != (before == 'user') %}{{ raise_exception('turns must alternate') }}"
+    "{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# No control tokens at all.
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] + '\n\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+_LLAMA3_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+_GEMMA_TOKENS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
+_CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_DEEPSEEK_TOKENS = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A template with its tokenizer, and what the start check should find out about it."""
+
+    template: str
+    special: tuple[str, ...]
+    """Special tokens; the first one pads."""
+    eos: str
+    bos: str | None = None
+    added: tuple[str, ...] = ()
+    """Added tokens that are not special."""
+    make: Callable[..., Any] = make_byte_tokenizer
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """``data.apply_chat_template_kwargs``."""
+    placement: str = "system"
+    role: str = "user"
+    end: str
+    """How a turn ends."""
+    closing: str | None = None
+    """What is inserted where an attempt ends otherwise; by default ``end``."""
+    verbatim: bool = True
+    """Whether the template writes attempts as they were sampled, whatever their text, and the last one's end."""
+    rewrites: bool = False
+    """Whether the template writes earlier attempts otherwise than they were sampled even where there is no white space
+    around them."""
+    findings: tuple[str, ...] = ()
+    """Beginnings of what is found, in order."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; the same at every call."""
+        return self.make(self.template, self.special, added=self.added, eos=self.eos, bos=self.bos)
+
+    @property
+    def exact_spaces(self) -> bool:
+        """Whether decoding parts of a text gives the parts of the text."""
+        return self.make is make_byte_tokenizer
+
+
+NO_SYSTEM = "There can be no system message ("
+THOUGHTS = "The template removes what was thought"
+PREFILL = "The generation prompt ends with"
+TRIMS = "The template trims white space"
+
+FAMILIES = {
+    "Qwen2.5": Family(template=QWEN25, special=_CHATML_TOKENS, eos="<|im_end|>", role="system", end="<|im_end|>",
+                      closing="<|im_end|>\n",
+                      findings=("The template writes a system prompt of its own where there is none ('You are",)),
+    "Qwen3": Family(template=QWEN3, special=_CHATML_TOKENS, added=("<think>", "</think>"), eos="<|im_end|>",
+                    role="system", end="<|im_end|>", closing="<|im_end|>\n", verbatim=False),
+    "Qwen3 without thinking": Family(
+        template=QWEN3, special=_CHATML_TOKENS, added=("<think>", "</think>"), eos="<|im_end|>", role="system",
+        end="<|im_end|>", closing="<|im_end|>\n", verbatim=False, rewrites=True, kwargs={"enable_thinking": False},
+        findings=(PREFILL + r" '<think>\n\n</think>\n\n'",)),
+    "Qwen3 thinking": Family(
+        template=QWEN3_THINKING, special=_CHATML_TOKENS, added=("<think>", "</think>"), eos="<|im_end|>",
+        role="system", end="<|im_end|>", closing="<|im_end|>\n", verbatim=False, rewrites=True,
+        findings=(PREFILL + r" '<think>\n'",)),
+    "Llama 3": Family(template=LLAMA3, special=_LLAMA3_TOKENS, bos="<|begin_of_text|>", eos="<|eot_id|>",
+                      role="system", end="<|eot_id|>", verbatim=False, findings=(TRIMS,)),
+    "Llama 3.1": Family(template=LLAMA31, special=_LLAMA3_TOKENS, bos="<|begin_of_text|>", eos="<|eot_id|>",
+                        role="system", end="<|eot_id|>", verbatim=False,
+                        findings=("The template writes today's date", TRIMS)),
+    "Gemma": Family(template=GEMMA, special=_GEMMA_TOKENS, bos="<bos>", eos="<end_of_turn>",
+                    make=make_space_tokenizer, placement="user", end="<end_of_turn>", closing="<end_of_turn>\n",
+                    verbatim=False, findings=(NO_SYSTEM + "System role not supported", TRIMS)),
+    "Gemma 3": Family(template=GEMMA3, special=_GEMMA_TOKENS, bos="<bos>", eos="<eos>", end="<end_of_turn>",
+                      closing="<end_of_turn>\n", verbatim=False, findings=(TRIMS,)),
+    "Mistral": Family(template=MISTRAL, special=("<unk>", "<s>", "</s>"), bos="<s>", eos="</s>",
+                      make=make_space_tokenizer, placement="user", end="</s>", verbatim=False,
+                      findings=(NO_SYSTEM + "roles must alternate",
+                                "The template marks a user message by text ('[INST]'")),
+    "Mistral v3": Family(template=MISTRAL_V3, special=("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), bos="<s>",
+                         eos="</s>", make=make_space_tokenizer, placement="user", end="</s>", verbatim=False,
+                         findings=(NO_SYSTEM + "the template moves the system message", TRIMS)),
+    "Llama 2": Family(template=LLAMA2, special=("<unk>", "<s>", "</s>"), bos="<s>", eos="</s>",
+                      make=make_space_tokenizer, end="</s>", verbatim=False, findings=(TRIMS,)),
+    "DeepSeek": Family(template=DEEPSEEK, special=_DEEPSEEK_TOKENS, added=("<｜User｜>", "<｜Assistant｜>"),
+                       bos=_DEEPSEEK_TOKENS[0], eos=_DEEPSEEK_TOKENS[1], end=_DEEPSEEK_TOKENS[1]),
+    "DeepSeek-R1": Family(template=DEEPSEEK_R1, special=_DEEPSEEK_TOKENS,
+                          added=("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"), bos=_DEEPSEEK_TOKENS[0],
+                          eos=_DEEPSEEK_TOKENS[1], end=_DEEPSEEK_TOKENS[1], verbatim=False, rewrites=True,
+                          findings=(THOUGHTS, PREFILL + r" '<think>\n'")),
+    "GLM": Family(template=GLM, special=("<|endoftext|>", "[gMASK]", "<|system|>", "<|user|>", "<|assistant|>"),
+                  eos="<|endoftext|>", end="<|user|>", verbatim=False,
+                  findings=("The template ends a turn by the header of the next one: an attempt ends with '<|user|>'.",
+                            )),
+    "fussy": Family(template=FUSSY, special=("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+                    eos="<|end|>", end="<|end|>", verbatim=False),
+    "plain": Family(template=PLAIN, special=("<pad>", "<eos>"), eos="<eos>", role="system", end="<eos>", closing="\n\n",
+                    verbatim=False,
+                    findings=("The template ends a turn by no token", "The template marks a system message by text")),
+}  # fmt: skip

@@ -1,0 +1,141 @@
+"""Asking a chat template what it writes, by rendering short imaginary conversations.
+
+Never the real one: what the model sampled is not decoded and encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verl_multiattempt.feedback import Message
+
+SYSTEM, USER = "system", "user"
+QUESTION = "What is 2 + 3?"
+OPENING = "Answer the question"
+EARLIER = "It is 9"
+# Two answers without a common ending: what their renderings share at the end was written by the template.
+ANSWERS = ("It is 4", "It is six")
+
+
+def render(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any], **options: Any
+) -> list[int]:
+    """Token ids of ``messages`` as the chat template renders them, ``[num_tokens]``."""
+    ids = tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=False, **{**kwargs, **options})
+    # Some tokenizers return a batch of one.
+    return list(ids[0]) if ids and isinstance(ids[0], list) else list(ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """One way to tell a template of an episode: where the opening goes, and which role feedback has."""
+
+    tokenizer: Any
+    template_kwargs: Mapping[str, Any]
+    opening_placement: str
+    """``system`` or ``user``: see `verl_multiattempt.feedback.open_messages`."""
+    feedback_role: str
+    """``system`` or ``user``."""
+
+    def messages(self, answers: Sequence[str], feedback: str) -> list[Message]:
+        """The imaginary conversation in which each of ``answers`` gets ``feedback``."""
+        system = [{"role": SYSTEM, "content": OPENING}] if self.opening_placement == SYSTEM else []
+        turns = [
+            turn
+            for answer in answers
+            for turn in ({"role": "assistant", "content": answer}, {"role": self.feedback_role, "content": feedback})
+        ]
+        return [*system, {"role": USER, "content": QUESTION}, *turns]
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool) -> list[int]:
+        """``messages`` rendered, with the generation prompt or without."""
+        return render(self.tokenizer, messages, self.template_kwargs, add_generation_prompt=prompt)
+
+    def text(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool) -> str:
+        """`render`, decoded: what the model reads, which for some tokenizers is not quite the template's text."""
+        return str(self.tokenizer.decode(self.render(messages, prompt=prompt)))
+
+    def written(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool) -> str:
+        """The template's text, before it is cut into tokens."""
+        options = {**self.template_kwargs, "add_generation_prompt": prompt}
+        return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+
+    def between(self, feedback: str, earlier: Sequence[str] = ()) -> list[int]:
+        """What the template writes from the end of an answer to the start of the next, ``[num_tokens]``.
+
+        Args:
+            feedback: text of the feedback between the two.
+            earlier: attempts before that answer, each with the same feedback.
+        """
+        return _common_suffix(
+            *(self.render(self.messages([*earlier, answer], feedback), prompt=True) for answer in ANSWERS)
+        )
+
+    def turn_end(self) -> list[int]:
+        """What the template writes after an answer that is the last message; empty where it renders no such thing."""
+        try:
+            return _common_suffix(
+                *(self.render(self.messages([answer], "")[:-1], prompt=False) for answer in ANSWERS)
+            )  # fmt: skip
+        except Exception:  # as in `check_layout`
+            return []
+
+    def header_ids(self, feedback: str) -> set[int]:
+        """Added tokens with which the template begins and ends turns.
+
+        Some tokenizers do not hold them for special (DeepSeek-R1-Distill's ``<|User|>`` and ``<|Assistant|>``). Of a
+        generation prompt only the first one counts: what follows, such as ``<think>``, is the model's to write.
+        """
+        opening, turns = self.messages([], feedback), self.messages(ANSWERS[:1], feedback)
+        closed, prompted = self.render(turns, prompt=False), self.render(turns, prompt=True)
+        prompt = prompted[len(closed) :] if prompted[: len(closed)] == closed else []
+        between = self.between(feedback)
+        added = set(self.tokenizer.added_tokens_decoder)
+        written = {*self.render(opening, prompt=False), *between[: len(between) - len(prompt)]}
+        first = next((i for i in prompt if i in added), self.tokenizer.eos_token_id)
+        return (written & added) | ({first} - {None})
+
+
+def _common_suffix(first: list[int], second: list[int]) -> list[int]:
+    length = 0
+    while length < min(len(first), len(second)) and first[-1 - length] == second[-1 - length]:
+        length += 1
+    return first[len(first) - length :]
+
+
+def check_layout(layout: Layout, feedback: str) -> str | None:
+    """Why episodes cannot be rendered with this layout; None where they can.
+
+    Renders an imaginary episode of three attempts.
+
+    Args:
+        layout: to be checked.
+        feedback: a text of the feedback.
+    """
+    try:
+        opening = layout.text(layout.messages([], feedback), prompt=True)
+        between, later = layout.between(feedback), layout.between(feedback, [EARLIER])
+        text = str(layout.tokenizer.decode(between))
+    except Exception as error:  # a template refuses in ways of its own: jinja2, TypeError, KeyError ...
+        return str(error) or type(error).__name__
+    role = layout.feedback_role
+    if layout.opening_placement == SYSTEM and OPENING not in opening:
+        return "the template does not render a system message"
+    if layout.opening_placement == SYSTEM and OPENING in text:
+        # Mistral's: the system message moves into the last user message, out of the tokens that were there before.
+        return "the template moves the system message into the last user message"
+    if QUESTION not in opening:
+        return "the template does not render the question"
+    if feedback.strip() not in text:
+        return f"the template does not render a {role} message after the assistant's"
+    if between != later:
+        return "the template writes other tokens after a later attempt than after the first"
+    return None
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of all tokens that the tokenizer holds for special: chat control, padding, end of text."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | {i for i in tokenizer.all_special_ids if i is not None}
