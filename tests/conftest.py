@@ -16,9 +16,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 NO_BENCHMARK_DATA = "benchmark data folder ../shared/data is absent"
 NO_ACCELERATOR = "needs an accelerator"
-ALLOWED_SKIPS = (NO_BENCHMARK_DATA, NO_ACCELERATOR)
+NO_CHROMIUM = "needs chromium"
+ALLOWED_SKIPS = (NO_BENCHMARK_DATA, NO_ACCELERATOR, NO_CHROMIUM)
 
-FOLDER_MARKERS = {"e2e": "e2e", "adapters": "verl", "cpu": "verl"}
+FOLDER_MARKERS = {"e2e": "e2e", "adapters": "verl", "cpu": "verl", "browser": "browser"}
 
 
 def _has_accelerator() -> bool:

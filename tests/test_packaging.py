@@ -70,7 +70,9 @@ def test_wheel_contains_package_plugin_configs_and_marker(wheel: Path, repositor
     modules = {path.relative_to(repository).as_posix() for path in repository.glob("verl_multiattempt/**/*.py")}
     configs = {path.relative_to(repository).as_posix() for path in repository.glob("verl_multiattempt/**/*.yaml")}
     assert "verl_multiattempt/config/recipe/multiattempt.yaml" in configs
-    expected = modules | configs | {"hydra_plugins/verl_multiattempt.py", "verl_multiattempt/py.typed"}
+    assets = {path.relative_to(repository).as_posix() for path in repository.glob("verl_multiattempt/assets/*")}
+    assert "verl_multiattempt/assets/view.html" in assets
+    expected = modules | configs | assets | {"hydra_plugins/verl_multiattempt.py", "verl_multiattempt/py.typed"}
     assert expected <= names
 
 
@@ -90,9 +92,9 @@ def test_wheel_metadata_names_licence_extras_and_entry_point(wheel: Path) -> Non
     assert metadata["License-Expression"] == "Apache-2.0"
     assert set(metadata.get_all("Provides-Extra") or []) == {"vllm", "cpu", "dev"}
     assert "Apache License" in texts["LICENSE"]
-    assert texts["entry_points.txt"].split("\n")[:2] == [
-        "[verl.plugins]",
-        "multiattempt = verl_multiattempt.adapters.register",
+    assert texts["entry_points.txt"].split("\n\n") == [
+        "[console_scripts]\nmultiattempt = verl_multiattempt.cli:main",
+        "[verl.plugins]\nmultiattempt = verl_multiattempt.adapters.register\n",
     ]
 
 
@@ -103,6 +105,13 @@ def test_wheel_install_composes_recipe_from_neutral_folder(python_with_wheel: Pa
     config = compose(python_with_wheel, RECIPE, cwd=tmp_path)
     assert re.search(r"^multiattempt:", config, re.MULTILINE)
     assert re.search(r"^ +default_agent_loop: multiattempt$", config, re.MULTILINE)
+
+
+@pytest.mark.verl
+def test_wheel_install_has_the_command(python_with_wheel: Path, tmp_path: Path) -> None:
+    done = subprocess.run([python_with_wheel.with_name("multiattempt"), "--help"], cwd=tmp_path, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    assert done.stdout.startswith("usage: multiattempt ")
 
 
 @pytest.mark.verl

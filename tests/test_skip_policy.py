@@ -28,6 +28,7 @@ def policy(pytester: pytest.Pytester, repository: Path, monkeypatch: pytest.Monk
             gpu: needs an accelerator
             e2e: runs the pipeline
             verl: imports verl
+            browser: opens pages
         """
     )
     return pytester
@@ -37,7 +38,9 @@ def run(policy: pytest.Pytester) -> pytest.RunResult:
     return policy.runpytest_inprocess("-p", "no:cacheprovider", "-rs")
 
 
-@pytest.mark.parametrize("reason", ["needs an accelerator", "benchmark data folder ../shared/data is absent"])
+@pytest.mark.parametrize(
+    "reason", ["needs an accelerator", "needs chromium", "benchmark data folder ../shared/data is absent"]
+)
 def test_allowed_reason_is_skipped_in_ci_and_printed(
     policy: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
@@ -79,7 +82,9 @@ def test_expected_failure_is_no_skip_in_ci(policy: pytest.Pytester, monkeypatch:
     run(policy).assert_outcomes(xfailed=1)
 
 
-@pytest.mark.parametrize(("folder", "marker"), [("e2e", "e2e"), ("adapters", "verl"), ("cpu", "verl")])
+@pytest.mark.parametrize(
+    ("folder", "marker"), [("e2e", "e2e"), ("adapters", "verl"), ("cpu", "verl"), ("browser", "browser")]
+)
 def test_folder_gives_marker(policy: pytest.Pytester, folder: str, marker: str) -> None:
     # conftest.py marks what lies under its own tests folder, so it is put into one here
     tests = policy.mkdir("tests")

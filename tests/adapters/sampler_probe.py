@@ -10,6 +10,7 @@ import torch
 import transfer_queue as tq
 import verl  # noqa: F401  (loads the plugin, as verl's driver does)
 from omegaconf import OmegaConf
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from tests.adapters.harness import compose_config
@@ -45,13 +46,17 @@ def main() -> None:
     OmegaConf.resolve(config)
     ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
     tq.init(config.transfer_queue)
+
+    def make(mode: str, **trainer_config: Any) -> ReplayBuffer:
+        return make_replay_buffer(
+            trainer_mode=mode, sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs, trainer_config=trainer_config,
+            max_off_policy_threshold=None, max_off_policy_strategy="drop", refill_fn=None,
+        )  # fmt: skip
+
     right, wrong = Outcome.CORRECT, Outcome.INCORRECT
     answers: dict[str, Any] = {}
     for mode in ("sync", "colocate_async"):
-        buffer = make_replay_buffer(
-            trainer_mode=mode, sampler_kwargs=config.trainer.v1.sampler.sampler_kwargs, trainer_config={},
-            max_off_policy_threshold=None, max_off_policy_strategy="drop", refill_fn=None,
-        )  # fmt: skip
+        buffer = make(mode)
         # Two prompts of two rollouts; of the second one only one was finished.
         put("train", "a", "finished", [{"multiattempt": record(right)}, {"multiattempt": record(wrong, wrong, right)}])
         put("train", "b", "failure" if mode == "sync" else "finished", [{"multiattempt": record(wrong, wrong)}])
@@ -65,6 +70,11 @@ def main() -> None:
         answers[f"{mode} single turn"] = {"keys": sorted(batch.keys), "metrics": metrics}
         tq.kv_clear(partition_id="train", keys=["a_0_0", "a_1_0", "b_0_0", "d_0_0", "d_1_0"])
         tq.kv_clear(partition_id="val", keys=["c_0_0", "c_1_0"])
+    # A step of several batches: verl trains on each as it comes.
+    buffer = make("separate_async", parameter_sync_step=2)
+    for name, step, outcomes in (("e", 7, (wrong, wrong, wrong)), ("f", 7, (wrong, right)), ("g", 8, (right,))):
+        put("train", name, "finished", [{"multiattempt": record(*outcomes)}] * 2)
+        _, answers[f"batch {name}"] = buffer.sample(global_steps=step, partition_id="train", batch_size=1)
     print("ANSWER " + json.dumps(answers))
     ray.shutdown()
 

@@ -11,7 +11,9 @@ from typing import get_type_hints
 
 import pytest
 
-from verl_multiattempt.settings import Settings
+from tests.unit.test_metrics import EPISODES, GROUPS
+from verl_multiattempt.metrics import PREFIX, episode_metrics
+from verl_multiattempt.settings import RewardSettings, Settings
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,24 @@ def test_table_has_every_setting_and_no_other(readme: str) -> None:
             # `.answered` after `reward.correct` is short for `reward.answered`
             written.append(written[-1].split(".")[0] + name if name.startswith(".") else name)
     assert sorted(written) == sorted(setting_keys(Settings))
+
+
+def written_metrics(table: str) -> list[str]:
+    """Names in the first cells; `/max` after `attempts_used/mean` is short for `attempts_used/max`."""
+    written: list[str] = []
+    for first_cell in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", first_cell):
+            written.append(written[-1].rsplit("/", 1)[0] + name if name.startswith("/") else name)
+    return written
+
+
+def test_table_has_every_metric_and_no_other(readme: str) -> None:
+    metrics = episode_metrics(EPISODES, RewardSettings(), max_attempts=4, groups=GROUPS)
+    names = {re.sub(r"(@|allowance_)\d+$", r"\1k", name.removeprefix(PREFIX)) for name in metrics}
+    # The replay buffer counts these: no episode is left to tell of them.
+    names.add("failed_episodes")
+    table = readme.split("| metric | formula |")[1].split("\n\n")[0]
+    assert sorted(written_metrics(table)) == sorted(names)
 
 
 def test_snippet_prints_what_it_says(readme: str) -> None:

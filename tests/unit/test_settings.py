@@ -12,6 +12,7 @@ from verl_multiattempt.settings import (
     DEFAULT_OPENING,
     FeedbackSettings,
     OpeningSettings,
+    RecordSettings,
     RewardSettings,
     Settings,
     VerifierSettings,
@@ -68,6 +69,7 @@ def test_from_mapping_is_the_inverse_of_asdict() -> None:
         reward=RewardSettings(correct=2, answered=0, unanswered=-3.5, attempt_discount=0.5,
                               on_verifier_failure="fail"),
         verifier=VerifierSettings(name="a.B", num_workers=1, timeout_s=0.1, memory_limit_mb=256, kwargs={"x": [1]}),
+        record=RecordSettings(enabled=True, dir="log", every_n_steps=10, max_episodes_per_step=None),
     )  # fmt: skip
     assert Settings.from_mapping(asdict(settings)) == settings
 
@@ -219,6 +221,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "+multiattempt.verifier.kwargs.<key>=<value>.",
     ),
     ({"verifier": None}, "verifier must be a mapping; got None"),
+    ({"record": {"enabled": "yes"}}, "record.enabled must be true or false; got 'yes'"),
+    ({"record": {"dir": ""}}, "record.dir must be null or the path of a folder; got ''"),
+    ({"record": {"every_n_steps": 0}}, "record.every_n_steps must be an integer of at least 1; got 0"),
+    (
+        {"record": {"max_episodes_per_step": 0}},
+        "record.max_episodes_per_step must be null or an integer of at least 1; got 0. "
+        "Set multiattempt.record.enabled=false to log none.",
+    ),
+    (
+        {"record": {"max_episodes_per_step": 1.5}},
+        "record.max_episodes_per_step must be null or an integer of at least 1; got 1.5",
+    ),
 ]
 
 
@@ -235,7 +249,7 @@ def test_unknown_key_is_named_with_the_known_ones() -> None:
     assert str(caught.value) == (
         "multiattempt must have no other keys than min_attempts, max_attempts, distribution, weights, scope, seed, "
         "val_max_attempts, max_tokens_per_attempt, min_tokens_per_attempt, stop_at_answer, stop_at_answer_every, "
-        "allowed_special_tokens, opening, feedback, reward, verifier; got 'max_attempt'"
+        "allowed_special_tokens, opening, feedback, reward, verifier, record; got 'max_attempt'"
     )
 
 
@@ -269,6 +283,8 @@ def test_mapping_that_is_none_is_refused() -> None:
         {"reward": {"correct": -1}},
         {"feedback": {"max_verifier_chars": 20}},
         {"verifier": {"memory_limit_mb": 256}},
+        {"record": {"max_episodes_per_step": 1}},
+        {"record": {"max_episodes_per_step": None}},
         {"opening": {"text": "{max_attempts}{max_attempts}"}},
         {"feedback": {"text": "{{}}{attempts_left}"}},
     ],

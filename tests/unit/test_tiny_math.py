@@ -166,6 +166,8 @@ def test_evaluation_of_an_untrained_model_counts_every_question(made: Path, mode
         assert run["n"] == len(rows)
         assert 0 <= low <= run["accuracy"] <= high <= 1
         assert 1 <= run["attempts_used"] <= int(k)
+        assert run["metrics"]["episodes"] == len(rows)
+        assert run["metrics"][f"accuracy@{k}"] == run["accuracy"]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -175,7 +177,11 @@ def test_evaluation_does_not_depend_on_the_batch_size(
     rows = pq.read_table(made / "val.parquet").to_pylist()[:8]
     one = run_evaluation(model, tokenizer, rows, temperature=temperature, batch_size=1)
     many = run_evaluation(model, tokenizer, rows, temperature=temperature, batch_size=8)
+    for run in (*one.values(), *many.values()):
+        for name in [name for name in run["metrics"] if name.startswith("verification_s/")]:
+            del run["metrics"][name]
     assert one == many
+    assert one["3"]["metrics"]["context_tokens/share"] > 0
 
 
 def test_padded_batch_generates_what_each_request_does_alone(model: Any, tokenizer: Any) -> None:

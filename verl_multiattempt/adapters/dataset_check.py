@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from verl_multiattempt.attempts import row_max_attempts
 from verl_multiattempt.feedback import open_messages
 from verl_multiattempt.settings import Settings
 
+Row = dict[str, Any]
 _COLUMNS = ("reward_model", "extra_info", "data_source")
 _MEDIA_COLUMNS = {"images", "videos", "audios"}
 _REMEDY_COLUMNS = "See verl's data format: prompt, data_source, reward_model.ground_truth, extra_info."
@@ -33,7 +35,9 @@ def data_files(config: Any, key: str) -> list[str]:
     return [str(value)] if isinstance(value, str) else [str(item) for item in value]
 
 
-def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffold) -> int:
+def check_files(
+    config: Any, key: str, settings: Settings, scaffold: ChatScaffold, allowances: Counter[int | None] | None = None
+) -> int:
     """Check every row of the files under ``data.<key>``.
 
     Args:
@@ -41,6 +45,7 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
         key: ``train_files`` or ``val_files``.
         settings: for the opening's text.
         scaffold: for the length of a prompt with its opening.
+        allowances: counts how many rows have which ``extra_info.max_attempts``; None is for the rows without one.
 
     Returns:
         The number of rows.
@@ -54,8 +59,10 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
         try:
             rows = _read(_local(name, config), config.data.get("prompt_key", "prompt"))
             for number, row in enumerate(rows):
-                _check_row(row, config, settings, scaffold, where=f"{name}, row {number}")
+                own = _check_row(row, config, settings, scaffold, where=f"{name}, row {number}")
                 count += 1
+                if allowances is not None:
+                    allowances[own] += 1
         except _FileError as error:
             raise DatasetError(f"data.{key} must {str(error).format(name=name)}") from error
         except (OSError, pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -63,6 +70,12 @@ def check_files(config: Any, key: str, settings: Settings, scaffold: ChatScaffol
     if count == 0:
         raise DatasetError(f"data.{key} must name files with at least one row; got {names!r}. {_REMEDY_COLUMNS}")
     return count
+
+
+def read_rows(config: Any, key: str) -> Iterator[Row]:
+    """The rows of the files under ``data.<key>``, which have passed `check_files`, with the prompt under ``prompt``."""
+    for name in data_files(config, key):
+        yield from _read(_local(name, config), config.data.get("prompt_key", "prompt"))
 
 
 def data_sources(config: Any, key: str) -> dict[str, str]:
@@ -92,7 +105,7 @@ class _FileError(ValueError):
     """A file stands in the way; the message goes on after "must", with ``{name!r}`` for the file's name."""
 
 
-def _read(path: Path, prompt_key: str) -> Iterator[dict[str, Any]]:
+def _read(path: Path, prompt_key: str) -> Iterator[Row]:
     """The rows of a file, with the prompt under ``prompt``."""
     if path.suffix in (".json", ".jsonl"):
         table = _read_json(path)
@@ -110,7 +123,7 @@ def _read(path: Path, prompt_key: str) -> Iterator[dict[str, Any]]:
         yield {**{name: row.get(name) for name in _COLUMNS}, "prompt": row.get(prompt_key)}
 
 
-def _read_json(path: Path) -> list[dict[str, Any]]:
+def _read_json(path: Path) -> list[Row]:
     """The rows of a JSON file: one list of objects, or an object a line; verl's loader takes both."""
     text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
@@ -136,7 +149,8 @@ def _check_columns(names: set[str], prompt_key: str) -> None:
         )
 
 
-def _check_row(row: dict[str, Any], config: Any, settings: Settings, scaffold: ChatScaffold, where: str) -> None:
+def _check_row(row: Row, config: Any, settings: Settings, scaffold: ChatScaffold, where: str) -> int | None:
+    """Check a row; its own allowance, if it has one."""
     prompt = row["prompt"]
     if not isinstance(prompt, list) or not prompt or not all(_is_message(message) for message in prompt):
         raise DatasetError(f"{where}: prompt must be a list of messages with role and content; got {prompt!r:.200}")
@@ -149,11 +163,14 @@ def _check_row(row: dict[str, Any], config: Any, settings: Settings, scaffold: C
             f"{where}: reward_model.ground_truth must be the answer to check against; got {reward_model!r:.200}"
         )
     try:
-        max_attempts = row_max_attempts(row.get("extra_info")) or settings.max_attempts
-        messages = open_messages(prompt, settings.opening, max_attempts, placement=scaffold.opening_placement)
+        own = row_max_attempts(row.get("extra_info"))
+        messages = open_messages(
+            prompt, settings.opening, own or settings.max_attempts, placement=scaffold.opening_placement
+        )
     except ValueError as error:
         raise DatasetError(f"{where}: {error}") from error
     _check_length(prompt, messages, config, scaffold, where)
+    return own
 
 
 def _is_message(message: object) -> bool:

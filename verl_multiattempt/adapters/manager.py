@@ -1,4 +1,4 @@
-"""verl's agent-loop manager, which tells episodes whether they are validation."""
+"""verl's agent-loop manager, which tells episodes whether they are validation and whether they are logged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from omegaconf import open_dict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.utils import tensordict_utils as tu
 
-from verl_multiattempt.adapters.agent_loop import VALIDATE_FIELD
-from verl_multiattempt.adapters.preflight import AGENT_LOOP
+from verl_multiattempt.adapters.agent_loop import VALIDATE_FIELD, read_settings
+from verl_multiattempt.adapters.episode_log import LOGGED_FIELD, log_directory
+from verl_multiattempt.adapters.wiring import AGENT_LOOP
+from verl_multiattempt.record_writer import RecordQuota
 
 
 def agent_loop_config_path() -> str:
@@ -23,7 +25,8 @@ class MultiAttemptAgentLoopManager(AgentLoopManagerTQ):
 
     Does two things that verl 0.9.1 gives an agent loop no other way to have: it names the loop to the workers by
     import path (verl registers loops in a table of each process), and it hands on the batch's ``validate``, which
-    ``AgentLoopWorkerTQ.generate_sequences`` takes out before the loops run.
+    ``AgentLoopWorkerTQ.generate_sequences`` takes out before the loops run. And it chooses the rollouts for the
+    episode log, since it alone sees the batches of all workers.
     """
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
@@ -31,10 +34,29 @@ class MultiAttemptAgentLoopManager(AgentLoopManagerTQ):
         if agent.agent_loop_config_path is None:
             with open_dict(agent):
                 agent.agent_loop_config_path = agent_loop_config_path()
+        self._record = self._set_up_log(config)
         super().__init__(config, *args, **kwargs)
 
+    def _set_up_log(self, config: Any) -> RecordQuota | None:
+        settings = read_settings(config)
+        if not settings.record.enabled:
+            return None
+        with open_dict(config.multiattempt):
+            # One folder for all workers, whatever directory they run in.
+            config.multiattempt.record.dir = str(log_directory(config, settings))
+        return RecordQuota(settings.record.every_n_steps, settings.record.max_episodes_per_step)
+
+    def _rollouts_logged(self, prompts: Any, validate: bool) -> list[int]:
+        """How many rollouts of each prompt go into the log, ``[num_prompts]``."""
+        if self._record is None:
+            return [0] * len(prompts)
+        config = self.rollout_config
+        default = config.val_kwargs.n if validate else config.n
+        rollouts = prompts["__rollout_n__"] if "__rollout_n__" in prompts else [default] * len(prompts)
+        return self._record.choose([int(n) for n in rollouts], step=int(prompts["global_steps"]), validate=validate)
+
     def generate_sequences(self, prompts: Any) -> None:
-        """Dispatch a batch to the workers, marked as validation or not."""
+        """Dispatch a batch to the workers, marked as validation or not, and to be logged or not."""
         loop = self.rollout_config.agent.default_agent_loop
         if "agent_name" in prompts and loop == AGENT_LOOP:
             raise ValueError(
@@ -43,4 +65,5 @@ class MultiAttemptAgentLoopManager(AgentLoopManagerTQ):
             )
         validate = bool(prompts["validate"]) if "validate" in prompts else False
         tu.assign_non_tensor_data(prompts, VALIDATE_FIELD, validate)
+        tu.assign_non_tensor_stack(prompts, LOGGED_FIELD, self._rollouts_logged(prompts, validate))
         super().generate_sequences(prompts)

@@ -9,24 +9,24 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from verl_multiattempt.adapters.chat import ChatScaffold
 from verl_multiattempt.adapters.compute_score import NAMES
+from verl_multiattempt.adapters.doubts import allowance_doubts, settings_doubts, wiring_doubts
+from verl_multiattempt.adapters.model_check import check_context_length, check_response_length, load_scaffold
 from verl_multiattempt.adapters.register import plugin_problem
+from verl_multiattempt.adapters.wiring import REMEDY, wiring_problems
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import check_verifier
 
 logger = logging.getLogger(__name__)
-
-AGENT_LOOP = "multiattempt"
-MANAGER = "verl_multiattempt.adapters.manager.MultiAttemptAgentLoopManager"
-REWARD_MANAGER = "MultiAttemptRewardManager"
-SAMPLER = "pkg://verl_multiattempt.adapters.sampler"
-_REMEDY = "Leave it as +recipe=multiattempt sets it."
 
 
 class PreflightCallback(Callback):
@@ -60,23 +60,56 @@ def run_preflight(config: DictConfig) -> None:
         raise SystemExit(1)
 
 
+@dataclass(slots=True, kw_only=True)
+class Inspection:
+    """What a look at the whole config has found."""
+
+    problems: list[str] = field(default_factory=list)
+    """What training cannot or must not start with, one sentence each."""
+    warnings: list[str] = field(default_factory=list)
+    """What is allowed and yet often not meant, one sentence each."""
+    settings: Settings | None = None
+    """None where they are wrong."""
+    scaffold: ChatScaffold | None = None
+    """None where the tokenizer or its chat template cannot be used, or was not looked at."""
+
+
 def find_problems(config: DictConfig) -> list[str]:
-    """All problems of the composed config, one sentence each; empty where training can start.
+    """All problems of the composed config, one sentence each; empty where training can start. Warnings are logged.
 
     Args:
         config: verl's whole config, as its main function gets it.
     """
+    found = inspect_config(config)
+    for warning in found.warnings:
+        logger.warning("verl_multiattempt: %s", warning)
+    return found.problems
+
+
+def inspect_config(config: DictConfig, *, thorough: bool = False) -> Inspection:
+    """Check the composed config.
+
+    Args:
+        config: verl's whole config, as its main function gets it.
+        thorough: load the tokenizer and the data even where something is wrong already.
+    """
     # Without the plugin there is no CPU stack either: one sentence for one cause.
     problem = _plugin(config) or _platform(config)
-    problems = [problem] if problem else []
-    problems.extend(_wiring(config))
-    settings = _attempt(problems, lambda: _settings(config))
+    found = Inspection(problems=[problem] if problem else [], warnings=list(wiring_doubts(config)))
+    problems = found.problems
+    problems.extend(wiring_problems(config))
+    settings = found.settings = _attempt(problems, lambda: _settings(config))
     if settings is None:
-        return problems
+        return found
     _attempt(problems, lambda: _verifier(settings))
-    if not problems:  # the rest loads the tokenizer and the data, which may take seconds
-        _attempt(problems, lambda: _tokens_and_data(config, settings, problems))
-    return problems
+    _attempt(problems, lambda: _episode_log(config, settings))
+    found.warnings.extend(settings_doubts(config, settings))
+    if thorough or not problems:  # the rest loads the tokenizer and the data, which may take seconds
+        _attempt(problems, lambda: check_context_length(config))
+        found.scaffold = _attempt(problems, lambda: load_scaffold(config, settings))
+        if found.scaffold is not None:
+            _tokens_and_data(config, settings, found)
+    return found
 
 
 def _attempt(problems: list[str], check: Callable[[], Any]) -> Any:
@@ -104,6 +137,12 @@ def _verifier(settings: Settings) -> None:
         verifier.reward_function.function  # noqa: B018 - raises where it cannot be loaded
 
 
+def _episode_log(config: DictConfig, settings: Settings) -> None:
+    from verl_multiattempt.adapters.episode_log import check_log_directory
+
+    check_log_directory(config, settings)
+
+
 def _platform(config: DictConfig) -> str | None:
     from verl_multiattempt.cpu import check_cpu_platform, find_accelerator
 
@@ -121,86 +160,28 @@ def _plugin(config: DictConfig) -> str | None:
     hook = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.worker_process_setup_hook")
     expected = "verl_multiattempt.adapters.register.check_worker_process"
     if hook != expected:
-        return f"ray_kwargs.ray_init.runtime_env.worker_process_setup_hook must be {expected}; got {hook!r}. {_REMEDY}"
+        return f"ray_kwargs.ray_init.runtime_env.worker_process_setup_hook must be {expected}; got {hook!r}. {REMEDY}"
     return plugin_problem()
 
 
-def _wiring(config: DictConfig) -> Iterator[str]:
-    """Keys that, set otherwise, make verl run something else without a word."""
-    agent = "actor_rollout_ref.rollout.agent."
-    expected = {
-        "trainer.use_v1": True,
-        agent + "default_agent_loop": AGENT_LOOP,
-        agent + "agent_loop_manager_class": MANAGER,
-    }
-    single_turn = OmegaConf.select(config, agent + "default_agent_loop") == "single_turn_agent"
-    if single_turn:
-        # A deliberate baseline: verl's own loop with this package's reward. It is said aloud.
-        expected.pop(agent + "default_agent_loop")
-        logger.warning("verl_multiattempt: %sdefault_agent_loop is single_turn_agent: episodes have one attempt and "
-                       "no opening", agent)  # fmt: skip
-    for key, value in expected.items():
-        got = OmegaConf.select(config, key)
-        if got != value:
-            yield f"{key} must be {value}; got {got!r}. {_REMEDY}"
-    sampler = OmegaConf.select(config, "trainer.v1.sampler.custom_sampler.path")
-    if sampler is None:
-        yield f"trainer.v1.sampler.custom_sampler.path must be {SAMPLER}; got None, which logs no episode. {_REMEDY}"
-    elif sampler != SAMPLER:
-        logger.warning(
-            "verl_multiattempt: trainer.v1.sampler.custom_sampler.path is %s: multiattempt/ metrics are logged only if "
-            "it calls verl_multiattempt.adapters.sampler.make_replay_buffer",
-            sampler,
-        )
-    path = OmegaConf.select(config, agent + "agent_loop_config_path")
-    if path is not None and not single_turn and AGENT_LOOP not in _loop_names(path):
-        yield (
-            f"{agent}agent_loop_config_path must be null or name a file with an entry {AGENT_LOOP}; got {path!r}. "
-            "Add to it the entry of verl_multiattempt/config/agent_loop.yaml."
-        )
-    manager = OmegaConf.select(config, "reward.reward_manager.name")
-    if manager != REWARD_MANAGER:
-        yield f"reward.reward_manager.name must be {REWARD_MANAGER}; got {manager!r}. {_REMEDY}"
-    function = OmegaConf.select(config, "reward.custom_reward_function.path")
-    verifier = OmegaConf.select(config, "multiattempt.verifier.name") if config.get("multiattempt") else None
-    if function is not None and verifier not in NAMES:
-        yield (
-            "reward.custom_reward_function.path must be null, since the reward comes from the verdicts of "
-            f"multiattempt.verifier ({verifier}); got {function!r}. "
-            "Set multiattempt.verifier.name=compute_score to make the function the verifier."
-        )
-    if OmegaConf.select(config, "reward.reward_model.enable"):
-        yield (
-            "reward.reward_model.enable must be false, since the reward comes from the verdicts of "
-            "multiattempt.verifier; got True. Set it to false."
-        )
-
-
-def _loop_names(path: str) -> set[str]:
-    from verl.utils.import_utils import resolve_config_path
-
-    try:
-        return {str(entry.name) for entry in OmegaConf.load(resolve_config_path(path))}
-    except (OSError, AttributeError):
-        return set()
-
-
-def _tokens_and_data(config: DictConfig, settings: Settings, problems: list[str]) -> None:
-    from verl_multiattempt.adapters.agent_loop import scaffold_for
+def _tokens_and_data(config: DictConfig, settings: Settings, found: Inspection) -> None:
     from verl_multiattempt.adapters.dataset_check import check_files
 
-    tokenizer = _tokenizer(config)
-    scaffold = scaffold_for(settings, tokenizer, config.data.get("apply_chat_template_kwargs", {}))
-    for token in settings.allowed_special_tokens:
-        if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
-            raise ValueError(f"multiattempt.allowed_special_tokens must be tokens of the tokenizer; got {token!r}")
-    _check_response_length(config, settings, scaffold)
+    problems, scaffold = found.problems, found.scaffold
+    assert scaffold is not None
+    _attempt(problems, lambda: check_response_length(config, settings, scaffold))
     if OmegaConf.select(config, "data.custom_cls.path") is not None:
-        logger.warning("verl_multiattempt: data.custom_cls is set, so the rows are not checked before the start")
+        found.warnings.append("data.custom_cls is set, so the rows are not checked before the start")
+        found.warnings.extend(allowance_doubts(config, settings, None))
         return
-    for key in ("train_files", "val_files"):
-        _attempt(problems, lambda key=key: check_files(config, key, settings, scaffold))  # type: ignore[misc]
-    if not problems and settings.verifier.name in NAMES and settings.verifier.kwargs.get("path") is None:
+    num_before = len(problems)
+    allowances: Counter[int | None] = Counter()
+    for key, counts in (("train_files", allowances), ("val_files", None)):
+        _attempt(problems, lambda key=key, counts=counts: check_files(config, key, settings, scaffold, counts))  # type: ignore[misc]
+    if len(problems) > num_before:
+        return
+    found.warnings.extend(allowance_doubts(config, settings, allowances))
+    if settings.verifier.name in NAMES and settings.verifier.kwargs.get("path") is None:
         _default_function(config, settings.verifier.kwargs.get("reward_kwargs") or {}, problems)
 
 
@@ -215,38 +196,3 @@ def _default_function(config: DictConfig, reward_kwargs: Any, problems: list[str
             check_source(data_source, reward_kwargs)
         except ValueError as error:
             problems.append(f"{place}: {error}")
-
-
-def _tokenizer(config: DictConfig) -> Any:
-    from verl.utils import hf_tokenizer
-    from verl.utils.fs import copy_to_local
-
-    model = config.actor_rollout_ref.model
-    path = model.get("tokenizer_path") or model.path
-    try:
-        local = copy_to_local(path, use_shm=model.get("use_shm", False))
-        tokenizer = hf_tokenizer(local, trust_remote_code=model.get("trust_remote_code", False))
-    except Exception as error:  # hub, file system and tokenizer errors of many kinds
-        raise ValueError(
-            f"actor_rollout_ref.model.path must name a model with a tokenizer; got {path!r}: {error}"
-        ) from error
-    if template := model.get("custom_chat_template"):
-        tokenizer.chat_template = template
-    return tokenizer
-
-
-def _check_response_length(config: DictConfig, settings: Settings, scaffold: Any) -> None:
-    from verl_multiattempt.feedback import feedback_text
-
-    largest = max(settings.max_attempts, settings.val_max_attempts or 1)
-    if largest == 1:
-        return
-    context = len(scaffold.between_attempts(feedback_text(settings.feedback, largest - 1)))
-    needed = context + 2 * settings.min_tokens_per_attempt
-    got = int(config.data.max_response_length)
-    if got < needed:
-        raise ValueError(
-            f"data.max_response_length must hold two attempts of multiattempt.min_tokens_per_attempt "
-            f"({settings.min_tokens_per_attempt}) and the feedback between them ({context} tokens), {needed} in all; "
-            f"got {got}. Raise it, or lower multiattempt.min_tokens_per_attempt."
-        )
