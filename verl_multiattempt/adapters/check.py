@@ -127,8 +127,15 @@ def _look_closer(report: Report, config: DictConfig, found: Inspection, row: int
     if sample is not None and sample.shown is None:
         found.problems.append(f"--row must be below the number of training rows ({sample.num_rows}); got {row}")
     if found.scaffold is not None:
-        _tokens(report, config, found.scaffold, settings, sample)
-        found.warnings.extend(_length_doubts(report["lengths"], settings))
+        try:
+            _tokens(report, config, found.scaffold, settings, sample)
+        except Exception as error:  # a template refuses a row in ways of its own
+            found.problems.append(
+                "data.train_files must hold prompts that the chat template renders; got "
+                f"{type(error).__name__}: {error}. Drop the rows whose roles it refuses, or take another template."
+            )
+        if "lengths" in report:
+            found.warnings.extend(_length_doubts(report["lengths"], settings))
     if sample is not None and sample.shown is not None:
         try:
             report["verifier"] = asyncio.run(_verdicts(settings, sample))
