@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
@@ -154,32 +155,34 @@ def same_solutions(first: tuple[Token, ...], second: tuple[Token, ...]) -> bool:
     for unknown in sorted(g.symbols):
         for _ in range(3):
             others = {name: mpmath.mpf(generator.uniform(0.3, 3)) for name in g.symbols if name != unknown}
-            roots = [_roots(side, unknown, others) for side in (g, a)]
-            for side, found in ((a, roots[0]), (g, roots[1])):
-                if not all(_is_root(side, unknown, {**others, unknown: root}) for root in found):
-                    return False
-            num_roots += min(map(len, roots))
+            found = []
+            for side, other in ((g, a), (a, g)):
+                roots = 0
+                for root in _roots(side, unknown, others):
+                    if not _is_root(other, unknown, {**others, unknown: root}):
+                        return False  # the search is over with the first one that differs
+                    roots += 1
+                found.append(roots)
+            num_roots += min(found)
     return num_roots >= 3
 
 
 _STARTS = (-2.3, -0.6, 0.4, 1.7, 5.1, -12.0, 11.0, 31.0, -38.0, 45.0, 95.0, -110.0, 260.0, 690.0, 2200.0)
 
 
-def _roots(side: Parsed, unknown: str, others: dict[str, Any]) -> list[Any]:
+def _roots(side: Parsed, unknown: str, others: dict[str, Any]) -> Iterator[Any]:
     """Real roots that a search from a few points finds."""
 
     def value(x: Any) -> Any:
         return to_mp(evaluate(side.node, {**others, unknown: x}, Readings(), digits=30))
 
-    found = []
     for start in _STARTS:
         try:
             root = mpmath.findroot(value, start, tol=1e-30, maxsteps=25)
         except (ValueError, ZeroDivisionError, Undefined, TypeError):
             continue
         if abs(mpmath.im(root)) < 1e-12 and _is_root(side, unknown, {**others, unknown: root}):
-            found.append(root)
-    return found
+            yield root
 
 
 def _is_root(side: Parsed, unknown: str, values: dict[str, Any]) -> bool:
