@@ -54,12 +54,13 @@ def _last_boxes(text: str) -> list[str]:
     return boxes
 
 
-@lru_cache(maxsize=2048)
+# The caches are small: what they hold is many small objects, and each full garbage collection walks over all of them.
+@lru_cache(maxsize=512)
 def _read_gold(text: str) -> tuple[Answer, ...]:
     return tuple(read_answer(text, is_gold=True))
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=64)
 def _read_quickly(text: str) -> tuple[Answer, ...]:
     """An answer of at most `MAX_QUICK_CHARS`; read once for the decision and once for the normal form otherwise."""
     return tuple(read_answer(text))
