@@ -32,7 +32,7 @@ LeafEqual = Callable[[Leaf, Leaf], bool]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Compares structures; the leaves by ``leaf_equal``, equations by ``proportional``."""
+    """Compares structures; the leaves by ``leaf_equal``, equations by ``ratio_sign`` and ``same_solutions``."""
 
     leaf_equal: LeafEqual
     ratio_sign: Callable[[tuple[Token, ...], tuple[Token, ...]], int]
@@ -104,14 +104,14 @@ class Comparison:
         if not isinstance(a, Collection):
             if g.opening == ":":
                 return self._ratio_is(g, a)
-            return _letters(g) is not None and _letters(g) == sorted(answer.canonical.replace("\\", "").upper())
+            return _letters(g) == sorted(answer.canonical.replace("\\", "").upper())
         if g.opening == a.opening == "{|":
             return self._ordered(g.items, a.items)
         if "&" in (g.opening, a.opening):
             if g.opening in ("", "&") and a.opening in ("", "&") and self._unordered(g.items, a.items):
                 return True
             return self._regions(gold, answer)
-        if g.opening == "" and (a.opening == "") and _is_labelled(g.items) != _is_labelled(a.items):
+        if g.opening == a.opening == "" and _is_labelled(g.items) != _is_labelled(a.items):
             as_written = self._ordered(g.items, a.items)
             return as_written or self._ordered(_by_name(g.items), _by_name(a.items))
         loose = ("", "{", "±")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
-from verl_multiattempt.answer import boxed_spans
+from verl_multiattempt.answer import boxed_spans, extract_answer
 from verl_multiattempt.math_verifier.compare import Comparison
 from verl_multiattempt.math_verifier.computed import computed_equal, computed_ratio_sign, same_solutions
 from verl_multiattempt.math_verifier.forms import Answer, Leaf
@@ -62,7 +62,7 @@ def _read_gold(text: str) -> tuple[Answer, ...]:
 
 @lru_cache(maxsize=64)
 def _read_quickly(text: str) -> tuple[Answer, ...]:
-    """An answer of at most `MAX_QUICK_CHARS`; read once for the decision and once for the normal form otherwise."""
+    """A short answer; the decision and the normal form both need it read."""
     return tuple(read_answer(text))
 
 
@@ -178,13 +178,11 @@ FEEDBACK_EMPTY_BOX = "The \\boxed{} was empty. Put the final answer in \\boxed{}
 
 def find_answer(text: str) -> tuple[str | None, str | None]:
     """The answer of an attempt; or None, and what to tell the model about its format."""
-    spans = boxed_spans(text)
-    answer = next((content for span in reversed(spans) if (content := text[slice(*span)].strip())), None)
-    if answer is not None:
+    if (answer := extract_answer(text)) is not None:
         return answer, None
     if "\\boxed" not in text:
         return None, FEEDBACK_NO_BOX
-    return None, FEEDBACK_EMPTY_BOX if spans else FEEDBACK_OPEN_BOX
+    return None, FEEDBACK_EMPTY_BOX if boxed_spans(text) else FEEDBACK_OPEN_BOX
 
 
 def make_handler(relative_tolerance: float) -> Callable[[tuple[str, list[str], bool]], dict[str, object]]:
