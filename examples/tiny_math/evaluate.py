@@ -23,8 +23,8 @@ from tqdm import tqdm
 from batching import BatchedModel
 from report import print_comparison
 from verl_multiattempt import Episode, Generation, Question, Settings, Stop, Verifier, run_episode
-from verl_multiattempt.adapters.chat import ChatScaffold, render, resolve_scaffold
-from verl_multiattempt.adapters.tokens import TokenStream
+from verl_multiattempt.chat.scaffold import ChatScaffold, render, resolve_scaffold
+from verl_multiattempt.chat.tokens import TokenStream
 from verl_multiattempt.feedback import Message, feedback_text, open_messages
 from verl_multiattempt.metrics import PREFIX, episode_metrics
 from verl_multiattempt.verifier import make_verifier

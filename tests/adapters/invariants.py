@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from verl_multiattempt.adapters.chat import ChatScaffold
+from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.episode import Episode, Stop
 
 CUT_STOPS = (Stop.ANSWER,)

@@ -17,8 +17,8 @@ from tests.adapters.harness import ScriptedServer, compose_config, make_loop, ro
 from tests.adapters.invariants import check_rollout
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, STRICT, make_tokenizer
 from verl_multiattempt.adapters.agent_loop import VALIDATE_FIELD, MultiAttemptAgentLoop
-from verl_multiattempt.adapters.attempt_generator import EpisodeError
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key
+from verl_multiattempt.chat.attempt_generator import EpisodeError
 from verl_multiattempt.episode import Episode, Stop
 from verl_multiattempt.feedback import open_messages
 from verl_multiattempt.settings import Settings

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, ONE_QUESTION, STRICT, make_tokenizer
-from verl_multiattempt.adapters import chat
-from verl_multiattempt.adapters.chat import ChatScaffold, render, resolve_scaffold
-from verl_multiattempt.adapters.template import Layout, special_ids
+from verl_multiattempt.chat import scaffold as chat
+from verl_multiattempt.chat.layout import Layout, special_ids
+from verl_multiattempt.chat.scaffold import ChatScaffold, render, resolve_scaffold
 
 FEEDBACK = "Your answer is incorrect. You have 3 attempts left."
 TOKENIZER = make_tokenizer()

@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from tests.adapters.conftest import Row, good_row, write_rows
 from tests.tokenizers import CHATML, STRICT, make_tokenizer
 from verl_multiattempt.adapters.agent_loop import read_settings, scaffold_for
-from verl_multiattempt.adapters.chat import render
 from verl_multiattempt.adapters.dataset_check import DatasetError, check_files, data_files
+from verl_multiattempt.chat.scaffold import render
 
 Check = Callable[..., int]
 FORMAT = "See verl's data format: prompt, data_source, reward_model.ground_truth, extra_info."

@@ -21,10 +21,11 @@ from verl.utils import tensordict_utils as tu
 from tests.adapters.harness import ScriptedServer, compose_config, run_attempts
 from tests.tokenizers import CHATML, STRICT, make_tokenizer
 from verl_multiattempt.adapters.agent_loop import VALIDATE_FIELD, MultiAttemptAgentLoop
-from verl_multiattempt.adapters.episode_log import LOGGED_FIELD, check_log_directory, decode_segments, log_directory
+from verl_multiattempt.adapters.episode_log import LOGGED_FIELD, check_log_directory, log_directory
 from verl_multiattempt.adapters.manager import AgentLoopManagerTQ, MultiAttemptAgentLoopManager
 from verl_multiattempt.adapters.preflight import find_problems
-from verl_multiattempt.adapters.tokens import Segment
+from verl_multiattempt.chat.decode import decode_segments
+from verl_multiattempt.chat.tokens import Segment
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.record import RecordedEpisode, read_episodes
 from verl_multiattempt.settings import RecordSettings, Settings

@@ -10,7 +10,7 @@ import pytest
 
 from tests.adapters.harness import ScriptedServer, row, run_attempts
 from tests.tokenizers import make_tokenizer
-from verl_multiattempt.adapters.chat import ChatScaffold, resolve_scaffold
+from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.feedback import feedback_text, open_messages
 from verl_multiattempt.metrics import episode_metrics

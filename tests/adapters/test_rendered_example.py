@@ -10,8 +10,8 @@ import ray
 from tests.adapters.harness import ScriptedServer, compose_config, make_loop, run_attempts
 from tests.chat_templates import FAMILIES, Family
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, make_tokenizer
-from verl_multiattempt.adapters.chat import ChatScaffold, resolve_scaffold
 from verl_multiattempt.adapters.rendered_example import RenderedExample, log_example, render_example, speaks_for_the_run
+from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
 from verl_multiattempt.record import Segment
 from verl_multiattempt.settings import Settings
 

@@ -15,8 +15,8 @@ from tests.adapters.invariants import check_rollout
 from tests.adapters.test_agent_loop import episode_of, row
 from tests.chat_templates import FAMILIES, FUSSY, LLAMA3, QWEN3, THOUGHTS, Family
 from tests.tokenizers import make_byte_tokenizer
-from verl_multiattempt.adapters.chat import ChatScaffold, resolve_scaffold
-from verl_multiattempt.adapters.template_findings import find
+from verl_multiattempt.chat.findings import find
+from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
 from verl_multiattempt.episode import Stop
 from verl_multiattempt.feedback import open_messages
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl_multiattempt.adapters.tokens import TokenStream
+from verl_multiattempt.chat.tokens import TokenStream
 
 
 def stream(capacity: int = 10) -> TokenStream:

@@ -15,7 +15,7 @@ from verl.trainer.ppo.core_algos import compute_gae_advantage_return
 
 from tests.adapters.invariants import check_rollout
 from tests.e2e.pipeline import Assets, Run
-from verl_multiattempt.adapters.chat import resolve_scaffold
+from verl_multiattempt.chat.scaffold import resolve_scaffold
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.feedback import open_messages
 from verl_multiattempt.reward import episode_reward

@@ -17,12 +17,15 @@ CORE = (
     "verifier_crew", "verifier_guard", "verifier_linux",
     "verifier_pool", "verifier_process", "verifier_queue", "verifier_server", "verifier_worker",
     "view", "view_page", "view_summary", "view_text",
+    "chat.attempt_generator", "chat.decode", "chat.findings", "chat.layout", "chat.scaffold", "chat.tokens",
     "math_verifier.compare", "math_verifier.computed", "math_verifier.decide", "math_verifier.expression",
     "math_verifier.forms", "math_verifier.leaf", "math_verifier.normal", "math_verifier.ranges",
     "math_verifier.rounding",
     "math_verifier.spelling", "math_verifier.structure", "math_verifier.text", "math_verifier.units",
     "math_verifier.values", "math_verifier.verifier",
 )  # fmt: skip
+PACKAGES = ("chat", "math_verifier")
+"""Folders of the core; `adapters` and `cpu` are not part of it."""
 # The command line lies on top: light as well, but it may reach into the adapters when a subcommand is used.
 FRAME = ("__main__", "cli")
 
@@ -80,7 +83,7 @@ def test_core_module_imports_neither_adapters_nor_cpu(repository: Path, name: st
 
 def test_core_list_names_every_module(repository: Path) -> None:
     package = repository / "verl_multiattempt"
-    folders = [package, package / "math_verifier"]
+    folders = [package, *(package / name for name in PACKAGES)]
     paths = [path.relative_to(package).with_suffix("") for folder in folders for path in folder.glob("*.py")]
     modules = {".".join(path.parts) for path in paths if path.stem != "__init__"}
     assert set(CORE) <= modules

@@ -20,7 +20,7 @@ import evaluate  # noqa: E402
 import make  # noqa: E402
 import report  # noqa: E402
 import task  # noqa: E402
-from verl_multiattempt.adapters.chat import resolve_scaffold  # noqa: E402
+from verl_multiattempt.chat.scaffold import resolve_scaffold  # noqa: E402
 from verl_multiattempt.feedback import feedback_text, open_messages  # noqa: E402
 
 SMALL = ["--steps", "2", "--batch-size", "4", "--train-rows", "60", "--val-rows", "20"]

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput
 
-from verl_multiattempt.adapters.attempt_generator import AttemptGenerator, EpisodeError
-from verl_multiattempt.adapters.chat import ChatScaffold, resolve_scaffold
 from verl_multiattempt.adapters.compute_score import with_reward_function
+from verl_multiattempt.adapters.engine import VerlEngine
 from verl_multiattempt.adapters.episode_log import is_logged, make_writer, render_episode
 from verl_multiattempt.adapters.rendered_example import log_example
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope
+from verl_multiattempt.chat.attempt_generator import AttemptGenerator, EpisodeError
+from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.feedback import feedback_text, open_messages
 from verl_multiattempt.record_writer import EpisodeWriter
@@ -145,7 +146,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         messages = open_messages(
             prompt, settings.opening, episode.max_attempts, placement=shared.scaffold.opening_placement
         )
-        generator = AttemptGenerator(loop=self, sampling_params=sampling_params, priority=int(priority))
+        engine = VerlEngine(loop=self, sampling_params=sampling_params, priority=int(priority))
+        generator = AttemptGenerator(shared.scaffold, settings, engine.open_stream, engine.sample)
         try:
             conversation = await run_episode(
                 episode,
@@ -155,7 +157,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 feedback=settings.feedback,
                 feedback_role=shared.scaffold.feedback_role,
             )
-            output = self._output(episode, generator, num_turns=len(conversation))
+            output = self._output(episode, generator, engine, num_turns=len(conversation))
         except Exception as error:
             # verl logs the traceback with its random uid; this says which question it was.
             logger.error("multiattempt: episode of question %s failed: %s", episode.question_id, error)
@@ -185,7 +187,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             verdict = replace(verdict, feedback=self.shared.scaffold.as_plain_text(text))
         return verdict
 
-    def _output(self, episode: Episode, generator: AttemptGenerator, num_turns: int) -> AgentLoopOutput:
+    def _output(
+        self, episode: Episode, generator: AttemptGenerator, engine: VerlEngine, num_turns: int
+    ) -> AgentLoopOutput:
         stream = generator.stream
         stream.drop_trailing_context()
         if not stream.response_ids:
@@ -200,17 +204,17 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             response_mask=stream.response_mask,
             response_logprobs=stream.response_logprobs,
             routed_experts=None
-            if generator.routed_experts is None
-            else generator.routed_experts[: len(stream.prompt_ids) + len(stream.response_ids)],
+            if engine.routed_experts is None
+            else engine.routed_experts[: len(stream.prompt_ids) + len(stream.response_ids)],
             num_turns=num_turns,
             metrics={
                 "generate_sequences": generator.seconds,
                 "tool_calls": sum(attempt.verdict.seconds for attempt in episode.attempts),
-                "num_preempted": generator.num_preempted,
+                "num_preempted": engine.num_preempted,
             },
             # turn_scores and tool_rewards: verl's own loops always set them, and the batch must have one schema.
             extra_fields={
-                **generator.extra_fields, "turn_scores": [], "tool_rewards": [], RECORD_FIELD: episode.to_record()
+                **engine.extra_fields, "turn_scores": [], "tool_rewards": [], RECORD_FIELD: episode.to_record()
             },
         )  # fmt: skip
 

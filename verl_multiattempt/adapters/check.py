@@ -15,12 +15,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_multiattempt.adapters.chat import ChatScaffold
 from verl_multiattempt.adapters.check_data import DataSample, gold_attempt, lengths_of, render_row, sample_rows
 from verl_multiattempt.adapters.check_text import text_of
 from verl_multiattempt.adapters.compose import compose_training_config, training_overrides
 from verl_multiattempt.adapters.preflight import Inspection, inspect_config
 from verl_multiattempt.attempts import resolve_scope
+from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import Outcome, Question, Verdict, make_verifier, verify_all
 

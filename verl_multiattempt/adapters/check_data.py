@@ -9,10 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_multiattempt.adapters.chat import ChatScaffold, render
 from verl_multiattempt.adapters.dataset_check import Row, read_rows
 from verl_multiattempt.adapters.rendered_example import RenderedExample, render_example
 from verl_multiattempt.attempts import row_max_attempts
+from verl_multiattempt.chat.scaffold import ChatScaffold, render
 from verl_multiattempt.feedback import feedback_text, open_messages
 from verl_multiattempt.math_verifier.verifier import golds_of
 from verl_multiattempt.settings import Settings

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from verl_multiattempt.adapters.chat import ChatScaffold, render
 from verl_multiattempt.attempts import row_max_attempts
+from verl_multiattempt.chat.scaffold import ChatScaffold, render
 from verl_multiattempt.feedback import open_messages
 from verl_multiattempt.settings import Settings
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from verl_multiattempt.adapters.chat import ChatScaffold
+from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.feedback import feedback_text
 from verl_multiattempt.settings import Settings
 

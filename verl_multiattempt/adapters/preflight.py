@@ -17,12 +17,12 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from verl_multiattempt.adapters.chat import ChatScaffold
 from verl_multiattempt.adapters.compute_score import NAMES
 from verl_multiattempt.adapters.doubts import allowance_doubts, settings_doubts, wiring_doubts
 from verl_multiattempt.adapters.model_check import check_context_length, check_response_length, load_scaffold
 from verl_multiattempt.adapters.register import plugin_problem
 from verl_multiattempt.adapters.wiring import REMEDY, wiring_problems
+from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import check_verifier
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import ray
 
-from verl_multiattempt.adapters.chat import ChatScaffold
-from verl_multiattempt.adapters.episode_log import decode_segments
-from verl_multiattempt.adapters.template_findings import History, find, read_history
-from verl_multiattempt.adapters.tokens import INSERTED, MODEL, TokenStream
+from verl_multiattempt.chat.decode import decode_segments
+from verl_multiattempt.chat.findings import History, find, read_history
+from verl_multiattempt.chat.scaffold import ChatScaffold
+from verl_multiattempt.chat.tokens import INSERTED, MODEL, TokenStream
 from verl_multiattempt.feedback import Message, feedback_text, open_messages
 from verl_multiattempt.record import Segment
 from verl_multiattempt.settings import Settings

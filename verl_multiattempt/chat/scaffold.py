@@ -1,6 +1,6 @@
 """What the chat template writes around an attempt: end of turn, feedback, next generation prompt.
 
-Asked of the template once (`verl_multiattempt.adapters.template`); the answers are kept, so that an episode costs no
+Asked of the template once (`verl_multiattempt.chat.layout`); the answers are kept, so that an episode costs no
 rendering besides its opening.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verl_multiattempt.adapters.template import SYSTEM, USER, Layout, check_layout, render, special_ids
+from verl_multiattempt.chat.layout import SYSTEM, USER, Layout, check_layout, render, special_ids
 
 __all__ = ["THINKING_MARKS", "ChatScaffold", "render", "resolve_scaffold"]
 

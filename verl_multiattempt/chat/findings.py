@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from verl_multiattempt.adapters.chat import THINKING_MARKS, ChatScaffold
-from verl_multiattempt.adapters.template import ANSWERS, EARLIER, OPENING, SYSTEM, USER, Layout, check_layout
+from verl_multiattempt.chat.layout import ANSWERS, EARLIER, OPENING, SYSTEM, USER, Layout, check_layout
+from verl_multiattempt.chat.scaffold import THINKING_MARKS, ChatScaffold
 
 _THOUGHT = "Let me add"
 _FEEDBACK = "That is incorrect"

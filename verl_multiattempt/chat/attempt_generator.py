@@ -1,0 +1,150 @@
+"""Generating the attempts of one episode with an engine that takes and gives token ids, and keeping these."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from verl_multiattempt.answer import extract_answer
+from verl_multiattempt.chat.scaffold import ChatScaffold
+from verl_multiattempt.chat.tokens import INSERTED, TokenStream
+from verl_multiattempt.episode import Stop
+from verl_multiattempt.feedback import Message
+from verl_multiattempt.rollout import Generation
+from verl_multiattempt.settings import Settings
+
+MAX_FRUITLESS_RESUMES = 8
+"""Aborted generations in a row, without a new token, after which the episode fails."""
+
+
+class EpisodeError(RuntimeError):
+    """An episode cannot be finished or trained on; verl marks its rollout failed and the others go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """What an engine answers to one request."""
+
+    ids: Sequence[int]
+    """The new tokens ``[n]``, the one that ended the generation included."""
+    logprobs: Sequence[float] | None = None
+    """Log-probability of each token ``[n]``; None where the engine gives none."""
+    aborted: bool = False
+    """The engine gave up in the middle, for weights to be synchronised; the generation is to go on from there."""
+
+
+Sample = Callable[[list[int], int], Awaitable[Sampled]]
+"""Continues token ids by at most so many; stops at `ChatScaffold.stop_token_ids`."""
+OpenStream = Callable[[list[Message]], Awaitable[TokenStream]]
+"""The stream of an episode with these opening messages: their ids, and how many tokens may follow. Raises ValueError
+where the opening does not fit."""
+
+
+@dataclass(slots=True)
+class AttemptGenerator:
+    """Generates the attempts of one episode, and keeps its tokens."""
+
+    scaffold: ChatScaffold
+    settings: Settings
+    open_stream: OpenStream
+    sample: Sample
+    seconds: float = 0.0
+    """Spent waiting for the engine."""
+    _stream: TokenStream | None = field(default=None)
+
+    @property
+    def stream(self) -> TokenStream:
+        """The tokens of the episode.
+
+        Raises:
+            RuntimeError: nothing was generated yet.
+        """
+        if self._stream is None:
+            raise RuntimeError("the stream is there after the first call of generate")
+        return self._stream
+
+    async def generate(self, messages: list[Message]) -> Generation | None:
+        """The next attempt (see `verl_multiattempt.rollout.Generate`)."""
+        if self._stream is None:
+            self._stream = await self.open_stream(messages)
+        else:
+            ended, feedback = self.scaffold.context_parts(self._last_id(), messages[-1]["content"])
+            if len(ended) + len(feedback) + self.settings.min_tokens_per_attempt > self.stream.room:
+                return None
+            self.stream.add_context(ended, INSERTED)
+            self.stream.add_context(feedback)
+        if self.stream.room < 1:
+            return None
+        start, waited = len(self.stream.response_ids), self.seconds
+        stop = await self._sample(start)
+        ids = self.stream.response_ids[start:]
+        return Generation(
+            text=self.scaffold.attempt_text(ids),
+            stop=stop,
+            num_tokens=len(ids),
+            logprob_mean=_finite_mean((self.stream.response_logprobs or [])[start:]),
+            generate_s=self.seconds - waited,
+        )
+
+    def _last_id(self) -> int | None:
+        return self.stream.last_id if self.stream.response_ids else self.stream.prompt_ids[-1]
+
+    async def _sample(self, start: int) -> Stop:
+        """Sample one attempt into the stream, which has ``start`` response tokens now."""
+        settings, scaffold, stream = self.settings, self.scaffold, self.stream
+        limit = min(stream.room, settings.max_tokens_per_attempt or stream.room)
+        fruitless = 0
+        while (sampled := len(stream.response_ids) - start) < limit:
+            asked = limit - sampled
+            if settings.stop_at_answer:
+                asked = min(asked, settings.stop_at_answer_every)
+            started = time.perf_counter()
+            output = await self.sample(stream.all_ids, asked)
+            self.seconds += time.perf_counter() - started
+            ids = _until_stop(output.ids[:asked], scaffold)
+            stream.add_sampled(ids, output.logprobs[: len(ids)] if output.logprobs else None)
+            # First, so that the cut does not depend on where a slice ends.
+            if settings.stop_at_answer and self._cut_after_answer(start):
+                return Stop.ANSWER
+            if ids and ids[-1] in scaffold.end_ids:
+                return Stop.END_OF_TURN
+            if ids and ids[-1] in scaffold.control_ids:
+                return Stop.CONTROL_TOKEN
+            if output.aborted:
+                fruitless = 0 if ids else fruitless + 1
+                if fruitless > MAX_FRUITLESS_RESUMES:
+                    raise EpisodeError(f"the engine aborted the generation {fruitless} times in a row")
+            elif len(ids) < asked:
+                # The engine ended it for a reason of its own (a stop string, its context limit).
+                return Stop.END_OF_TURN if len(stream.response_ids) > start else Stop.EMPTY
+        return Stop.CONVERSATION_LIMIT if stream.room == 0 else Stop.ATTEMPT_LIMIT
+
+    def _cut_after_answer(self, start: int) -> bool:
+        """Drop what follows the token that completes the attempt's first answer; whether there is one."""
+        ids, scaffold = self.stream.response_ids[start:], self.scaffold
+
+        def answered(length: int) -> bool:
+            return extract_answer(scaffold.attempt_text(ids[:length])) is not None
+
+        if not answered(len(ids)):
+            return False
+        # "The first n tokens hold an answer" is monotone in n.
+        length = bisect.bisect_left(range(1, len(ids) + 1), True, key=answered) + 1
+        self.stream.drop_after(start + length)
+        return True
+
+
+def _finite_mean(values: Sequence[float]) -> float | None:
+    mean = sum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _until_stop(ids: Sequence[int], scaffold: ChatScaffold) -> list[int]:
+    """``ids`` up to and including the first end-of-turn or control token."""
+    for position, token in enumerate(ids):
+        if token in scaffold.end_ids or token in scaffold.control_ids:
+            return list(ids[: position + 1])
+    return list(ids)
