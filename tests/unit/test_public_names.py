@@ -12,7 +12,8 @@ import pytest
 import verl_multiattempt
 
 CORE = (
-    "answer", "attempts", "cli_errors", "episode", "feedback", "metrics", "record", "record_writer", "reward", "rollout",
+    "answer", "attempts", "cli_errors", "episode", "feedback", "metrics", "record", "record_writer", "reward",
+    "rollout",
     "settings",
     "verifier",
     "verifier_crew", "verifier_guard", "verifier_linux",
