@@ -236,8 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=150, help="warm-start steps; 0 leaves the model untrained")
     parser.add_argument("--batch-size", type=int, default=96, help="dialogues in a warm-start step")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--repeat-share", type=float, default=REPEAT_SHARE,
-                        help="share of warm-start batches that ask to repeat an answer (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--repeat-share", type=float, default=REPEAT_SHARE, help="of batches that ask for a repetition")
     parser.add_argument("--train-rows", type=int, default=10_240, help="80 training steps of 128 without repeats")
     parser.add_argument("--val-rows", type=int, default=1_000)
     parser.add_argument("--log-every", type=int, default=10, help="warm-start steps between two lines of progress")
