@@ -13,7 +13,7 @@ PY := $(RUN) $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup quickstart test lint types unit e2e lock clean
+.PHONY: help setup quickstart compare test lint types unit e2e lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ $(STAMP):
 
 quickstart: setup ## train a tiny model with multi-attempt PPO and show what it learned (minutes, no GPU needed)
 	@$(RUN) bash examples/tiny_math/quickstart.sh $(ARGS)
+
+compare: setup ## single- against multi-attempt training in miniature, 3 seeds (less than an hour; ARGS=--quick: 1 seed)
+	@$(RUN) bash recipes/compare_tiny.sh $(ARGS)
 
 test: setup lint types unit e2e ## everything: lint, types, unit and adapter tests, then the real pipeline
 
