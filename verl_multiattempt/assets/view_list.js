@@ -27,7 +27,8 @@ const list = document.getElementById("list");
 const field = (id) => document.getElementById(id);
 let shown = [];
 let selected = null;   // a row, or null
-let searchable = null; // one lower-case string for each distinct question
+let searchable = null; // one lower-case string for each distinct question, once one has been searched for
+let unpacking = false;
 
 function has(row, flag) { return (INDEX.rows.flags[row] & FLAGS[flag]) !== 0; }
 
@@ -43,10 +44,25 @@ function within(value, low, high) {
   return (low === undefined || value >= low) && (high === undefined || value <= high);
 }
 
+/** Unpack the questions, whole, and then filter. */
+async function makeSearchable() {
+  field("count").textContent = "reading the questions …";
+  if (unpacking) return;
+  unpacking = true;
+  try {
+    const parts = await Promise.all([...Array(INDEX.num_searched).keys()].map((part) => unpack("search-" + part)));
+    searchable = parts.flat().map((text) => text.toLowerCase());
+    filter();
+  } catch (error) {
+    field("count").textContent = "The questions cannot be searched: " + plain(error.message);
+  }
+  unpacking = false;
+}
+
 function filter() {
   const {rows} = INDEX;
   const query = field("query").value.trim().toLowerCase();
-  if (query && !searchable) searchable = INDEX.questions.map((question) => question.join("\n").toLowerCase());
+  if (query && !searchable) { makeSearchable(); return; }
   const asked = query ? searchable.map((text) => text.includes(query)) : null;
   const matches = OUTCOMES.find(([name]) => name === field("outcome").value)[2];
   const used = field("used").value, split = field("split").value;
@@ -77,9 +93,11 @@ function drawRow(position) {
     "step " + number(rows.step[row]), has(row, "validate") && "validation", has(row, "truncated") && "truncated"];
   const facts = element("p", {class: "facts"}, strip, said.filter(Boolean).join(" · "));
   const question = INDEX.questions[rows.question[row]];
+  const title = element("p", {dir: "auto"});
+  appendText(title, question[0].slice(0, 200).replace(/\s+/g, " ") || question[1].slice(0, 200) || "(no question)");
   const node = element("div", {class: "row", id: "row-" + row, role: "option", "aria-selected": String(row === selected),
     "aria-posinset": position + 1, "aria-setsize": shown.length, dir: "ltr"},
-    element("p", {dir: "auto"}, plain(question[0].slice(0, 200).replace(/\s+/g, " ") || question[1] || "(no question)")), facts);
+    title, facts);
   node.style.top = position * ROW_PX + "px";
   node.addEventListener("click", () => { select(row); document.body.classList.add("reading"); });
   return node;
