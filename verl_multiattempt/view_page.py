@@ -153,13 +153,15 @@ def _index(episodes: Sequence[RecordedEpisode]) -> tuple[dict[str, list[Any]], l
     """What the list shows and filters by, in columns; and each distinct question with its id and ground truth."""
     questions: dict[tuple[str, str, str], int] = {}
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("step", "reward", "max_attempts", "used", "tokens", "outcomes", "flags", "question")
+        name: []
+        for name in ("step", "rollout", "reward", "max_attempts", "used", "tokens", "outcomes", "flags", "question")
     }
     for recorded in episodes:
         episode = recorded.episode
         question = (_question(recorded), episode.question_id, str(recorded.ground_truth))
         row = {
             "step": recorded.step,
+            "rollout": recorded.rollout,
             "reward": recorded.reward,
             "max_attempts": episode.max_attempts,
             "used": episode.attempts_used,

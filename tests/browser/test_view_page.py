@@ -386,6 +386,9 @@ def test_log_of_an_evaluation_by_text_alone(browser: Browser, tmp_path: Path) ->
     assert [title.split("of")[0] for title in text_of(browser, "#plots figcaption")] == [
         "Accuracy at ksolved within k attempts, ", "Retries by attempt",
     ]  # fmt: skip
+    assert text_of(browser, ".row .facts") == [f"✗✗✓3 of 3 attempts · reward 1 · rollout {n}" for n in range(3)]
+    hidden = browser.evaluate("['split', 'steps', 'used'].map(id => document.getElementById(id).offsetHeight === 0)")
+    assert hidden == [True, True, False], "filters that choose nothing"
     browser.press("x")
     browser.wait("document.querySelector('.exact')")
     assert text_of(browser, ".exact") == ["The log has no token segments for this episode."]
@@ -529,7 +532,7 @@ def test_colours_follow_the_system_and_keep_their_contrast(browser: Browser, inv
         if (color !== 'rgba(0, 0, 0, 0)') return color;
         return node.parentElement ? back(node.parentElement) : 'rgb(255, 255, 255)';
       };
-      const nodes = document.querySelectorAll('.label, .text, .chip, .facts, mark, dt, dd, .strip b, .key');
+      const nodes = document.querySelectorAll('.label, .text, .scaffold, .chip, .facts, mark, dt, dd, .strip b, .key');
       return Math.min(...[...nodes].map((node) => {
         const [a, b] = [light(getComputedStyle(node).color), light(back(node))];
         return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);

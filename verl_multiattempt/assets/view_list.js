@@ -25,6 +25,9 @@ const ORDERS = [
 const LETTERS = new Map(INDEX.outcomes);
 const list = document.getElementById("list");
 const field = (id) => document.getElementById(id);
+// What is the same for all, as the step of an evaluation, is neither shown in the rows nor asked for by the filters.
+const [manySteps, manyRollouts] = [INDEX.rows.step, INDEX.rows.rollout].map((column) => column.some((one) => one !== column[0]));
+const manySplits = INDEX.rows.flags.some((flags) => (flags ^ INDEX.rows.flags[0]) & FLAGS.validate);
 let shown = [];
 let selected = null;   // a row, or null
 let searchable = null; // one lower-case string for each distinct question, once one has been searched for
@@ -90,7 +93,8 @@ function drawRow(position) {
     strip.append(element("b", {class: outcome, title: outcome, "aria-label": outcome}, GLYPH[outcome]));
   }
   const said = [`${rows.used[row]} of ${plural(rows.max_attempts[row], "attempt")}`, "reward " + number(rows.reward[row], 3),
-    "step " + number(rows.step[row]), has(row, "validate") && "validation", has(row, "truncated") && "truncated"];
+    manySteps && "step " + number(rows.step[row]), manyRollouts && "rollout " + rows.rollout[row],
+    manySplits && has(row, "validate") && "validation", has(row, "truncated") && "truncated"];
   const facts = element("p", {class: "facts"}, strip, said.filter(Boolean).join(" · "));
   const question = INDEX.questions[rows.question[row]];
   const title = element("p", {dir: "auto"});
@@ -181,7 +185,9 @@ function start() {
   startSummary();
   const counts = [...new Set(INDEX.rows.used)].sort((a, b) => a - b);
   options("outcome", OUTCOMES);
-  options("order", ORDERS);
+  options("order", manySteps ? ORDERS : [["newest", "by question"], ...ORDERS.slice(2)]);
+  field("split").hidden = !manySplits;
+  field("steps").hidden = !manySteps;
   options("used", [["", "any attempts used"], ...counts.map((count) => [count, plural(count, "attempt") + " used"])]);
   options("split", [["", "training, validation"], ["training", "training"], ["validation", "validation"]]);
   filter();

@@ -28,9 +28,9 @@ function drawPlot({title, note, xLabel, series}) {
     root.append(svg("text", {class: "axis", x: left - 5, y: atY(share) + 4, "text-anchor": "end"}, 100 * share + " %"));
   }
   for (const x of ticks(low, high)) {
-    root.append(svg("text", {class: "axis", x: atX(x), y: height - bottom + 14, "text-anchor": "middle"}, number(x)));
+    root.append(svg("text", {class: "axis", x: atX(x), y: height - bottom + 17, "text-anchor": "middle"}, number(x)));
   }
-  root.append(svg("text", {class: "axis", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle"}, xLabel));
+  root.append(svg("text", {class: "axis", x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle"}, xLabel));
   const labels = spread(drawn.map((one) => atY(one.points[one.points.length - 1].y)), 13, top + 4, height - bottom);
   drawn.forEach((one, index) => {
     const line = one.points.map((point) => atX(point.x).toFixed(1) + "," + atY(point.y).toFixed(1)).join(" ");
