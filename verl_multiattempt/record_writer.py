@@ -1,7 +1,8 @@
 """Writing the episode log from an agent-loop worker, and choosing which episodes go into it.
 
 The event loop only hands an episode over; a thread decodes it, makes its line and writes it. What cannot be written is
-counted, logged, and told by the lines that follow it (``dropped``); it neither fails an episode nor holds one up.
+counted, logged, and told by the lines that follow it (``dropped``), or by a line at the end of the file; it neither
+fails an episode nor holds one up.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from verl_multiattempt.record import RecordedEpisode, to_line
+from verl_multiattempt.record import RecordedEpisode, to_end_line, to_line
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class EpisodeWriter:
         """Episodes whose line is in the file."""
         self.dropped = 0
         """Episodes that could not be written."""
+        self._told = 0  # of these, as the last line in the file says
         self._queue_size = queue_size
         # Unlike Queue's, its put takes no lock that the thread could be holding. The bound is kept by `submit`.
         self._queue: queue.SimpleQueue[Render | None] = queue.SimpleQueue()
@@ -138,6 +141,7 @@ class EpisodeWriter:
             self._write(render)
             if self._queue.empty():
                 self._closed.wait(PAUSE_S)
+        self._tell_dropped()
         self._close_file()
 
     def _write(self, render: Render) -> None:
@@ -148,6 +152,15 @@ class EpisodeWriter:
             self._drop(f"{type(error).__name__}: {error}")
         else:
             self.written += 1
+            self._told = recorded.dropped
+
+    def _tell_dropped(self) -> None:
+        """End the file with a line on what is missing, where no episode's line says it."""
+        dropped = self.dropped
+        if dropped == self._told:
+            return
+        with suppress(OSError):  # `close` tells it all the same, in the process's own log
+            self._append(to_end_line(self.worker, dropped), self._first_step)
 
     def _append(self, line: bytes, step: int) -> None:
         file = self._file_of(step)

@@ -1,7 +1,8 @@
 r"""The viewer's HTML page: its assets, an index of the episodes, and their contents in compressed chunks.
 
 The index is what the list and its filters need; it stands before the script, which draws the list before the browser
-has read the rest. The contents follow in chunks (gzip, base64), unpacked when an episode is opened.
+has read the rest. What follows is packed in chunks (gzip, base64): the questions, unpacked when they are searched, and
+the contents of the episodes, unpacked when one is opened.
 
 Texts of a model are hostile. They are JSON in ASCII with ``<``, ``>`` and ``&`` as ``\u003c`` and so on, or base64; the
 script puts them into the page as text nodes alone; and the page's Content-Security-Policy admits no script but its own,
@@ -14,26 +15,25 @@ import base64
 import gzip
 import hashlib
 import html
-import json
-import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 
 from verl_multiattempt.answer import boxed_spans
 from verl_multiattempt.metrics import repeats
-from verl_multiattempt.record import RecordedEpisode
+from verl_multiattempt.record import RecordedEpisode, to_json
 from verl_multiattempt.verifier import Outcome
 from verl_multiattempt.view_summary import Summary
+from verl_multiattempt.view_text import HIDDEN
 
 SCRIPTS = ("view_text.js", "view_plots.js", "view_episode.js", "view_list.js")
 CHUNK_CHARS = 500_000
 """A chunk is closed when its JSON has grown beyond this."""
-MAX_SEARCHED_CHARS = 2000
-"""Of a question, its id and its ground truth, what the list's search looks at."""
+MAX_LISTED_CHARS = 500
+"""Of a question and its id, what the index has for the list; the search has all of them."""
 FLAGS = {"solved": 1, "truncated": 2, "undecided": 4, "repeats": 8, "validate": 16}
 LETTERS = {Outcome.CORRECT: "C", Outcome.INCORRECT: "I", Outcome.NO_ANSWER: "N", Outcome.TIMEOUT: "T",
            Outcome.ERROR: "E"}  # fmt: skip
@@ -51,14 +51,19 @@ def write_page(out: Path, episodes: Sequence[RecordedEpisode], summary: Summary,
     Raises:
         OSError: the page cannot be written.
     """
-    chunks = list(_chunks(episodes))
+    chunks = list(_chunks(to_json(_contents(recorded)) for recorded in episodes))
+    columns, questions = _index(episodes)
+    searched = list(_chunks(map(to_json, ("\n".join(question) for question in questions))))
     positions = [(number, offset) for number, (_, size) in enumerate(chunks) for offset in range(size)]
     index = {
         "headline": _headline(summary, len(episodes), title),
         "flags": FLAGS,
         "outcomes": [[letter, outcome.value] for outcome, letter in LETTERS.items()],
+        "hidden": "".join(f"\\u{{{first:x}}}-\\u{{{last:x}}}" for first, last in HIDDEN),
         "summary": summary.to_json(),
-        **_index(episodes, positions),
+        "num_searched": len(searched),
+        "questions": [[text[:MAX_LISTED_CHARS] for text in question[:2]] for question in questions],
+        "rows": {**columns, "chunk": [chunk for chunk, _ in positions], "offset": [offset for _, offset in positions]},
     }
     style, script = _asset("view.css"), "\n".join(_asset(name) for name in SCRIPTS)
     values = {
@@ -71,26 +76,27 @@ def write_page(out: Path, episodes: Sequence[RecordedEpisode], summary: Summary,
     half_written = out.with_name(out.name + ".part")
     try:
         with half_written.open("w", encoding="utf-8", newline="\n") as file:
-            _fill(file, values, chunks)
+            _fill(file, values, {"search": searched, "chunk": chunks})
         os.replace(half_written, out)
     finally:
         half_written.unlink(missing_ok=True)
 
 
-def _fill(file: TextIO, values: dict[str, str], chunks: list[tuple[str, int]]) -> None:
+def _fill(file: TextIO, values: dict[str, str], packed: dict[str, list[tuple[str, int]]]) -> None:
     # Odd pieces are names; what is filled in is not looked at again.
     for position, piece in enumerate(re.split(r"\{\{(\w+)\}\}", _asset("view.html"))):
         if position % 2 == 0:
             file.write(piece)
-        elif piece == "chunks":
-            _write_chunks(file, chunks)
+        elif piece == "packed":
+            for name, chunks in packed.items():
+                _write_chunks(file, name, chunks)
         else:
             file.write(values[piece])
 
 
 def script_json(value: Any) -> str:
     """JSON that can stand in a script element: ASCII, without ``<``, ``>`` and ``&``."""
-    text = _json(value)
+    text = to_json(value)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
@@ -110,21 +116,6 @@ def _utf16_length(text: str) -> int:
     return len(text) if text.isascii() else len(text) + sum(character > "\uffff" for character in text)
 
 
-def _json(value: Any) -> str:
-    try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    except ValueError:  # NaN, which a browser's JSON does not have; the writer writes none, other tools might
-        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def _contents(recorded: RecordedEpisode) -> dict[str, Any]:
     """The log's line, with what the page shows beside it."""
     record = recorded.to_record()
@@ -134,16 +125,18 @@ def _contents(recorded: RecordedEpisode) -> dict[str, Any]:
     return record
 
 
-def _chunks(episodes: Sequence[RecordedEpisode]) -> Iterator[tuple[str, int]]:
-    """The contents packed, and how many episodes are in each chunk."""
-    texts: list[str] = []
-    for recorded in episodes:
-        texts.append(_json(_contents(recorded)))
-        if sum(map(len, texts)) > CHUNK_CHARS:
-            yield _pack(texts), len(texts)
-            texts = []
-    if texts:
-        yield _pack(texts), len(texts)
+def _chunks(texts: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Texts of JSON packed as lists, and how many are in each."""
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size > CHUNK_CHARS:
+            yield _pack(chunk), len(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield _pack(chunk), len(chunk)
 
 
 def _pack(texts: list[str]) -> str:
@@ -151,23 +144,24 @@ def _pack(texts: list[str]) -> str:
     return base64.b64encode(packed).decode("ascii")
 
 
-def _write_chunks(file: TextIO, chunks: list[tuple[str, int]]) -> None:
+def _write_chunks(file: TextIO, name: str, chunks: list[tuple[str, int]]) -> None:
     for number, (packed, _) in enumerate(chunks):
-        file.write(f'<script type="text/plain" id="chunk-{number}">{packed}</script>\n')
+        file.write(f'<script type="text/plain" id="{name}-{number}">{packed}</script>\n')
 
 
-def _index(episodes: Sequence[RecordedEpisode], positions: list[tuple[int, int]]) -> dict[str, Any]:
-    """What the list shows and filters by, in columns; each distinct question once."""
-    questions: dict[tuple[str, ...], int] = {}
+def _index(episodes: Sequence[RecordedEpisode]) -> tuple[dict[str, list[Any]], list[tuple[str, str, str]]]:
+    """What the list shows and filters by, in columns; and each distinct question with its id and ground truth."""
+    questions: dict[tuple[str, str, str], int] = {}
     columns: dict[str, list[Any]] = {
-        name: [] for name in ("step", "reward", "max_attempts", "used", "tokens", "outcomes", "flags", "question")
+        name: []
+        for name in ("step", "rollout", "reward", "max_attempts", "used", "tokens", "outcomes", "flags", "question")
     }
     for recorded in episodes:
         episode = recorded.episode
-        texts = (_question(recorded), episode.question_id, str(recorded.ground_truth))
-        question = tuple(text[:MAX_SEARCHED_CHARS] for text in texts)
+        question = (_question(recorded), episode.question_id, str(recorded.ground_truth))
         row = {
             "step": recorded.step,
+            "rollout": recorded.rollout,
             "reward": recorded.reward,
             "max_attempts": episode.max_attempts,
             "used": episode.attempts_used,
@@ -178,9 +172,7 @@ def _index(episodes: Sequence[RecordedEpisode], positions: list[tuple[int, int]]
         }
         for name, value in row.items():
             columns[name].append(value)
-    columns["chunk"] = [chunk for chunk, _ in positions]
-    columns["offset"] = [offset for _, offset in positions]
-    return {"questions": list(questions), "rows": columns}
+    return columns, list(questions)
 
 
 def _flags(recorded: RecordedEpisode) -> int:
@@ -201,7 +193,7 @@ def _question(recorded: RecordedEpisode) -> str:
     if not contents:
         return ""
     content: Any = contents[-1]
-    return (content if isinstance(content, str) else _json(content)).strip()
+    return (content if isinstance(content, str) else to_json(content)).strip()
 
 
 def _headline(summary: Summary, num_listed: int, title: str) -> str:

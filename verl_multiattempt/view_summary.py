@@ -13,6 +13,8 @@ from verl_multiattempt.settings import RewardSettings
 
 MAX_POINTS = 40
 """Points of a plot over steps; beyond it, neighbouring steps are pooled."""
+MAX_K = 64
+"""Largest k of the figures; no run allows that many attempts, but a log may say so."""
 MIN_STEPS_TO_COMPARE = 6
 """From this many steps on, the accuracy at k is drawn for the first and for the last third of them."""
 
@@ -58,7 +60,7 @@ class Summary:
 def _split(steps: dict[int, list[tuple[Episode, float]]]) -> dict[str, Any]:
     taken = [pair for pairs in steps.values() for pair in pairs]
     episodes = [episode for episode, _ in taken]
-    max_attempts = max(episode.max_attempts for episode in episodes)
+    max_attempts = min(MAX_K, max(episode.max_attempts for episode in episodes))
     overall = _metrics(episodes, max_attempts)
     numbers = [
         {"label": "episodes", "key": "episodes in the log", "value": len(episodes), "unit": "count"},
@@ -69,12 +71,14 @@ def _split(steps: dict[int, list[tuple[Episode, float]]]) -> dict[str, Any]:
     numbers += [
         {"label": label, "key": PREFIX + name, "value": overall[name], "unit": unit}
         for name, label, unit in NUMBERS
-        if name in overall
+        # A server that only gives text may not say how many tokens it was.
+        if name in overall and (overall[name] or name != "tokens_per_attempt/mean")
     ]
     return {
         "numbers": numbers,
         "ks": sorted({1, min(2, max_attempts), max_attempts}),
         "by_k": [_by_k(part, max_attempts) for part in _parts(steps)],
+        "retries_by_k": _retries_by_k(episodes, overall, max_attempts),
         "by_step": _by_step(steps, max_attempts),
         "steps_per_point": _steps_per_point(steps),
     }
@@ -100,6 +104,19 @@ def _by_k(steps: dict[int, list[Episode]], max_attempts: int) -> dict[str, Any]:
         if f"accuracy@{k}" in values
     ]
     return {"first": min(steps), "last": max(steps), "points": points}
+
+
+def _retries_by_k(episodes: list[Episode], overall: dict[str, float], max_attempts: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "k": k,
+            "repeat": overall[f"repeat@{k}"],
+            "refinement": overall[f"refinement@{k}"],
+            "count": sum(episode.attempts_used >= k for episode in episodes),
+        }
+        for k in range(2, max_attempts + 1)
+        if f"repeat@{k}" in overall
+    ]
 
 
 def _by_step(steps: dict[int, list[tuple[Episode, float]]], max_attempts: int) -> list[dict[str, Any]]:

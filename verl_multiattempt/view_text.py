@@ -22,16 +22,25 @@ _COLOURS = {
     Outcome.TIMEOUT: "1;35",
     Outcome.ERROR: "1;35",
 }
-# All that moves a cursor, starts an escape sequence, hides, or reorders what stands beside it.
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
+# All but tab, line feed and space that moves a cursor, starts an escape sequence, hides, reorders what stands beside
+# it, or is seen as nothing or as a mere space: Unicode's categories Cc, Cf, Cs, Zl, Zp and Zs, its property
+# Default_Ignorable_Code_Point (which Python does not have), the blank of Braille, and what is no character.
+_RANGES = (
+    "0-8 b-1f 7f-a0 ad 34f 600-605 61c 6dd 70f 890-891 8e2 115f-1160 1680 17b4-17b5 180b-180f 2000-200f 2028-202f "
+    "205f-206f 2800 3000 3164 d800-dfff fdd0-fdef fe00-fe0f feff ffa0 fff0-fffb 110bd 110cd 13430-1343f 1bca0-1bca3 "
+    "1d173-1d17a e0000-e0fff"
 )
+_PLANES = 17
+HIDDEN = tuple(
+    (int(first, 16), int(last or first, 16)) for first, _, last in (item.partition("-") for item in _RANGES.split())
+) + tuple(((plane << 16) + 0xFFFE, (plane << 16) + 0xFFFF) for plane in range(_PLANES))
+"""First and last of each range of characters that are shown by their code."""
+_HIDDEN = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in HIDDEN) + "]")
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters as ``\x1b``, so that a model's output cannot drive the terminal."""
-    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    r"""The text with what is not seen as ``\x1b``, ``\u200b`` ...; so a model's output cannot drive the terminal."""
+    return _HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def episode_text(recorded: RecordedEpisode, *, colour: bool = False) -> str:
@@ -54,7 +63,9 @@ def episode_text(recorded: RecordedEpisode, *, colour: bool = False) -> str:
         if i > 0 and repeats(episode, i):
             said.append("repeats an earlier answer")
         said += [printable(text) for text in (verdict.detail, verdict.fault and f"fault: {verdict.fault}") if text]
-        lines.append(f"  => {'; '.join(said)} ({attempt.num_tokens} tokens, {attempt.stop})")
+        # A server that only gives text may not say how many tokens it was.
+        tokens = f"{attempt.num_tokens} tokens, " if attempt.num_tokens or not attempt.text else ""
+        lines.append(f"  => {'; '.join(said)} ({tokens}{attempt.stop})")
         if attempt.feedback is not None:
             lines += _block("feedback", attempt.feedback, "feedback", colour)
     return "\n".join(lines) + "\n"

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.browser.devtools import Browser
 from tests.episode_logs import invent_episodes, make_attempt, make_recorded, write_log
+from tests.tokenizers import CHATML, make_byte_tokenizer
 from verl_multiattempt import view
+from verl_multiattempt.chat.decode import decode_segments
+from verl_multiattempt.chat.scaffold import resolve_scaffold
+from verl_multiattempt.chat.tokens import TokenStream
 from verl_multiattempt.episode import Stop
 from verl_multiattempt.record import RecordedEpisode, Segment
 from verl_multiattempt.verifier import Outcome
 
 SHOWN_ROWS = "[...document.querySelectorAll('.row p:first-child')].map(p => p.textContent)"
 EPISODE = "document.getElementById('episode')"
+
+CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 HOSTILE = [
     "<script>alert('script')</script>",
@@ -80,6 +89,8 @@ def set_field(browser: Browser, name: str, value: str) -> None:
 
 
 def count(browser: Browser) -> str:
+    """What is said of the list, once the questions are there to be searched."""
+    browser.wait("!document.getElementById('count').textContent.startsWith('reading')")
     return text_of(browser, "#count")[0]
 
 
@@ -116,6 +127,19 @@ def test_filter_shows_the_episodes_that_match(page: Browser, field: str, value: 
     assert count(page) == f"{expected} of 500 episodes"
     page.evaluate("document.getElementById('reset').click()")
     page.wait("document.getElementById('count').textContent === '500 episodes'")
+
+
+def test_search_covers_the_whole_question(browser: Browser, tmp_path: Path) -> None:
+    attempt = make_attempt("x", Outcome.CORRECT)
+    long = "word " * 20_000 + "NEEDLE" + " word" * 20_000
+    episodes = [make_recorded([attempt], question=q, gold="g", index=i) for i, q in enumerate([long, "short"])]
+    open_page(browser, make_page(tmp_path, episodes))
+    set_field(browser, "query", "needle")
+    assert count(browser) == "1 of 2 episodes"
+    assert text_of(browser, ".row p:first-child")[0].startswith("word word")
+    set_field(browser, "query", "haystack")
+    assert count(browser) == "0 of 2 episodes"
+    assert browser.exceptions == []
 
 
 def test_filters_are_combined_and_none_may_match(page: Browser) -> None:
@@ -249,6 +273,82 @@ def test_nothing_is_called_trained_in_validation(browser: Browser, tmp_path: Pat
     assert not [text for text in text_of(browser, "#episode > *") if "trained" in text]
 
 
+def tokenized_episode(written: str, box: str) -> RecordedEpisode:
+    """An attempt as the agent loop logs it: tokens decoded with the special ones, the attempt's text without."""
+    tokenizer = make_byte_tokenizer(CHATML, (*CHATML_TOKENS, "[THINK]", "[/THINK]", "<tool>"), eos="<|im_end|>")
+    scaffold = resolve_scaffold(
+        tokenizer, sample_feedback="Wrong.", allowed_special_tokens=["[THINK]", "[/THINK]", "<tool>"]
+    )
+    stream = TokenStream(prompt_ids=tokenizer.encode("q"), capacity=100_000)
+    ids = tokenizer.encode(written, add_special_tokens=False)
+    stream.add_sampled(ids, None)
+    text = scaffold.attempt_text(ids)
+    attempt = make_attempt(text, Outcome.CORRECT, box)
+    attempt.num_tokens = len(ids)
+    recorded = make_recorded([attempt], question="q", gold=box)
+    segments = decode_segments(tokenizer, stream.segments())
+    assert segments[1].text == written
+    assert text != written, "the special tokens are what this is about"
+    return replace(recorded, segments=segments)
+
+
+@pytest.mark.parametrize(
+    ("written", "box", "unseen"),
+    [
+        ("[THINK]it is \\boxed{4}?[/THINK]It is \\boxed{5}.<|im_end|>", "5", ["[THINK]", "[/THINK]", "<|im_end|>"]),
+        ("[THINK][/THINK]\\boxed{5}[THINK]", "5", ["[THINK][/THINK]", "[THINK]"]),
+        ("a[THINK]a[THINK]a[THINK]\\boxed{aa}<|im_end|>", "aa", ["[THINK]", "[THINK]", "[THINK]", "<|im_end|>"]),
+        ("see [[THINK]T]: x < <tool>3, so \\boxed{<3}<tool>", "<3", ["[THINK]", "<tool>", "<tool>"]),
+        ("\U0001d49c[THINK]\U0001d49c\n\\boxed{\U0001d49c 7}[/THINK]", "\U0001d49c 7", ["[THINK]", "[/THINK]"]),
+        ("[THINK]" + "so " * 3000 + "[/THINK]\\boxed{5}<|im_end|>", "5", ["[THINK]", "[/THINK]", "<|im_end|>"]),
+    ],
+)
+def test_answer_is_marked_where_special_tokens_stand_in_the_attempt(
+    browser: Browser, tmp_path: Path, written: str, box: str, unseen: list[str]
+) -> None:
+    open_page(browser, make_page(tmp_path, [tokenized_episode(written, box)]))
+    assert text_of(browser, "mark") == [box]
+    assert text_of(browser, "#episode > .block.model > .text") == [written]
+    assert text_of(browser, "#episode > .block.model .scaffold") == unseen
+    before = browser.evaluate(
+        "(() => { const range = document.createRange(); "
+        "range.selectNodeContents(document.querySelector('.block.model > .text')); "
+        "range.setEndBefore(document.querySelector('mark')); return range.toString(); })()"
+    )
+    assert before == written[: written.rindex("\\boxed{") + len("\\boxed{")]
+
+
+def test_special_token_in_the_answer_is_not_marked(browser: Browser, tmp_path: Path) -> None:
+    open_page(browser, make_page(tmp_path, [tokenized_episode("So \\boxed{1[THINK]2}<|im_end|>", "12")]))
+    assert text_of(browser, "mark") == ["1", "2"]
+    assert text_of(browser, "#episode > .block.model .scaffold") == ["[THINK]", "<|im_end|>"]
+
+
+@given(st.text("ab<[T", max_size=40), st.data())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_runs_of_an_attempt_make_up_its_text_whatever_stands_between(
+    page: Browser, body: str, data: st.DataObject
+) -> None:
+    places = data.draw(st.lists(st.integers(0, len(body)), max_size=6).map(sorted))
+    text = body
+    for place in reversed(places):
+        text = text[:place] + data.draw(st.sampled_from(["[T]", "<a>", "<|b|>"])) + text[place:]
+    runs = page.evaluate(f"commonRuns({json.dumps(text)}, {json.dumps(body)})")
+    assert "".join(text[run["at"] : run["at"] + run["stop"] - run["start"]] for run in runs) == body
+    assert len(runs) <= 1 + len(set(places))
+    ends = [(run["at"], run["at"] + run["stop"] - run["start"]) for run in runs]
+    assert all(0 <= start <= end for start, end in ends)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ends))
+
+
+def test_answer_is_marked_where_the_attempt_s_text_is_not_in_its_tokens(browser: Browser, tmp_path: Path) -> None:
+    recorded = make_recorded([make_attempt("5 is \u20ac \\boxed{5}", Outcome.CORRECT, "5")], question="q", gold="5")
+    segments = [recorded.segments[0], Segment(kind="model", text="5 is \ufffd<x>\ufffd \\boxed{5} 5", num_tokens=9)]
+    open_page(browser, make_page(tmp_path, [replace(recorded, segments=segments)]))
+    assert text_of(browser, "mark") == ["5"]
+    assert browser.evaluate("document.querySelector('mark').previousSibling.textContent").endswith("\\boxed{")
+
+
 def test_exact_text_is_the_sequence_as_decoded(browser: Browser, tmp_path: Path) -> None:
     recorded = kinds_episode()
     open_page(browser, make_page(tmp_path, [recorded]))
@@ -267,6 +367,32 @@ def test_attempts_without_segments_are_drawn_from_their_text(browser: Browser, t
         "So \\boxed{ 5 }",
     ]
     assert len(text_of(browser, "#episode > .block.feedback")) == 2
+
+
+def test_log_of_an_evaluation_by_text_alone(browser: Browser, tmp_path: Path) -> None:
+    episodes = []
+    for sample in range(3):
+        recorded = replace(kinds_episode(), step=0, validate=True, rollout=sample, segments=[])
+        for attempt in recorded.episode.attempts:
+            attempt.num_tokens, attempt.logprob_mean = 0, None
+        episodes.append(recorded)
+    open_page(browser, make_page(tmp_path, episodes))
+    kinds = browser.evaluate(f"[...{EPISODE}.querySelectorAll(':scope > .block')].map(node => node.classList[1])")
+    assert kinds == ["prompt", "prompt", "model", "feedback", "model", "feedback", "model"]
+    assert text_of(browser, "#episode > .block.feedback > .text") == ["Wrong, 2 left.", "Wrong, 1 left."]
+    assert text_of(browser, "mark") == ["4", "4", " 5 "]
+    assert text_of(browser, ".legend .key") == ["model", "feedback", "prompt"]
+    assert not [text for text in text_of(browser, "#episode > *") if "token" in text.replace("token limit", "")]
+    assert [title.split("of")[0] for title in text_of(browser, "#plots figcaption")] == [
+        "Accuracy at ksolved within k attempts, ", "Retries by attempt",
+    ]  # fmt: skip
+    assert text_of(browser, ".row .facts") == [f"✗✗✓3 of 3 attempts · reward 1 · rollout {n}" for n in range(3)]
+    hidden = browser.evaluate("['split', 'steps', 'used'].map(id => document.getElementById(id).offsetHeight === 0)")
+    assert hidden == [True, True, False], "filters that choose nothing"
+    browser.press("x")
+    browser.wait("document.querySelector('.exact')")
+    assert text_of(browser, ".exact") == ["The log has no token segments for this episode."]
+    assert browser.exceptions == []
 
 
 def hostile_episode(text: str, index: int) -> RecordedEpisode:
@@ -331,8 +457,10 @@ def test_policy_stops_what_would_slip_through(browser: Browser, tmp_path: Path) 
         ("a\x00b", "aU+0000b"),
         ("a\ud800b", "aU+D800b"),
         ("a\r\x1b[2Jb", "aU+000DU+001B[2Jb"),
-        ("\u200b" * 1000, "U+200B \u00d71000"),
+        ("\u200b" * 1000, "U+200B \u00d71,000"),
         ("\U000e0041", "U+E0041"),
+        ("\u2764\ufe0f \u3164\u2800", "\u2764U+FE0F U+3164U+2800"),
+        ("1\u00a0000\u202fx\U000e0100", "1U+00A0000U+202FxU+E0100"),
         ("😀 \u0639\u0631\u0628\u064a 中文\t\n", "😀 \u0639\u0631\u0628\u064a 中文\t\n"),
     ],
 )
@@ -344,6 +472,14 @@ def test_characters_that_hide_or_reorder_are_shown_by_their_code(
     assert text_of(browser, "#episode > .block.model > .text") == [shown]
     assert browser.evaluate("document.querySelector('.control') === null") is (text == shown)
     assert browser.exceptions == []
+
+
+def test_what_unicode_calls_ignorable_is_shown_by_its_code(page: Browser) -> None:
+    missed = page.evaluate(
+        "[...Array(0x110000).keys()].map(code => String.fromCodePoint(code)).filter(one => "
+        "/[\\p{Default_Ignorable_Code_Point}\\p{Cc}\\p{Cf}\\p{Cs}\\p{Z}]/u.test(one) && plain(one) === one)"
+    )
+    assert missed == ["\t", "\n", " "]
 
 
 @pytest.mark.parametrize(
@@ -396,7 +532,7 @@ def test_colours_follow_the_system_and_keep_their_contrast(browser: Browser, inv
         if (color !== 'rgba(0, 0, 0, 0)') return color;
         return node.parentElement ? back(node.parentElement) : 'rgb(255, 255, 255)';
       };
-      const nodes = document.querySelectorAll('.label, .text, .chip, .facts, mark, dt, dd, .strip b, .key');
+      const nodes = document.querySelectorAll('.label, .text, .scaffold, .chip, .facts, mark, dt, dd, .strip b, .key');
       return Math.min(...[...nodes].map((node) => {
         const [a, b] = [light(getComputedStyle(node).color), light(back(node))];
         return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);

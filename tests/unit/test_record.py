@@ -20,6 +20,7 @@ from verl_multiattempt.record import (
     log_files,
     read_episodes,
     to_dataset,
+    to_end_line,
     to_line,
 )
 from verl_multiattempt.verifier import Outcome, Verdict
@@ -205,39 +206,155 @@ def test_file_cut_at_any_byte_loses_its_last_line_only(tmp_path: Path, caplog: p
         assert steps == ([1, 2, 3] if whole else [1, 2])
         torn = not whole and end > second_end
         assert caplog.messages == (
-            [f"{path}: 1 lines hold no whole episode and were skipped, the first is line 3"] if torn else []
+            [f"{path}: 1 lines hold no whole episode and were skipped, the first is line 3: it is not JSON"]
+            if torn
+            else []
         )
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [b"\x00" * 40, b"{", b"null", b"[]", b"3", b'"text"', b'{"schema":2}', b"\xff\xfe", b"[" * 100_000,
-     b'{"schema":2,"attempts":3,"max_attempts":1,"question_id":"","truncated":false,"num_context_tokens":0}',
-     b'{"step":' + b"9" * 5000 + b"}"],
-    ids=lambda damage: repr(damage[:12]),
+    ("damage", "said"),
+    [(b"\x00" * 40, "it is not JSON"), (b"{", "it is not JSON"), (b"\xff\xfe", "it is not JSON"),
+     (b"[" * 100_000, "it is not JSON"), (b'{"step":' + b"9" * 5000 + b"}", "it is not JSON"),
+     (b"null", "a line must be an object; got None"), (b"[]", "a line must be an object; got []"),
+     (b"3", "a line must be an object; got 3"), (b'"text"', "a line must be an object; got 'text'"),
+     (b"{}", "question_id must be there; got none"), (b'{"schema":2}', "question_id must be there; got none"),
+     (b'{"schema":null}', "question_id must be there; got none"),
+     (b'{"schema":2,"end":true}', "worker must be there; got none"),
+     (b'{"schema":2,"end":true,"worker":"w","dropped":-1}', "dropped must be an integer of at least 0; got -1")],
+    ids=lambda value: repr(value[:12]),
 )  # fmt: skip
 def test_damaged_line_in_the_middle_is_skipped_and_counted(
-    damage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: bytes, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "episodes-w-000000.jsonl"
     path.write_bytes(to_line(recorded()) + b"\n" + damage + b"\n\n" + to_line(recorded(step=2)) + b"\n")
     assert [episode.step for episode in read_episodes(path)] == [1, 2]
-    assert caplog.messages == [f"{path}: 1 lines hold no whole episode and were skipped, the first is line 2"]
+    assert caplog.messages == [f"{path}: 1 lines hold no whole episode and were skipped, the first is line 2: {said}"]
 
 
-@pytest.mark.parametrize("schema", [1, 3, None])
-def test_line_of_another_schema_is_refused_with_its_place(schema: Any, tmp_path: Path) -> None:
+def changed(change: str, value: Any) -> bytes:
+    """A line in which the value at a path like ``attempts.0.stop`` is another one."""
+    record = json.loads(to_line(recorded(step=2)))
+    *path, last = change.split(".")
+    target = record
+    for name in path:
+        target = target[int(name) if name.isdigit() else name]
+    target[int(last) if last.isdigit() else last] = value
+    return json.dumps(record).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "said"),
+    [
+        ("dropped", None, "dropped must be an integer of at least 0; got None"),
+        ("dropped", "3", "dropped must be an integer of at least 0; got '3'"),
+        ("step", "1", "step must be an integer; got '1'"),
+        ("step", 1.5, "step must be an integer; got 1.5"),
+        ("step", 10**20, f"step must be an integer; got {10**20}"),
+        ("validate", 1, "validate must be true or false; got 1"),
+        ("worker", [1], "worker must be text; got [1]"),
+        ("question_id", None, "question_id must be text; got None"),
+        ("index", [1], "index must be text, a number or null; got [1]"),
+        ("reward", "1", "reward must be a number; got '1'"),
+        ("reward", True, "reward must be a number; got True"),
+        ("reward", None, "reward must be a number; got None"),
+        ("seconds", 10**400, f"seconds must be a number; got {str(10**400)[:18]}...{str(10**400)[-19:]}"),
+        ("max_attempts", 0, "max_attempts must be at least 1; got 0"),
+        ("max_attempts", "3", "max_attempts must be an integer of at least 0; got '3'"),
+        ("messages", None, "messages must be a list; got None"),
+        ("messages.0", "Q", "messages[0] must be an object; got 'Q'"),
+        ("messages.0", {"role": "user"}, "messages[0].content must be there; got none"),
+        ("messages.0.role", 3, "messages[0].role must be text; got 3"),
+        ("messages.0.content", None, "messages[0].content must be text or a list of parts; got None"),
+        ("attempts", {}, "attempts must be a list; got {}"),
+        ("attempts.1", None, "attempts[1] must be an object; got None"),
+        ("attempts.1.text", None, "attempts[1].text must be text; got None"),
+        ("attempts.1.num_tokens", "4", "attempts[1].num_tokens must be an integer of at least 0; got '4'"),
+        ("attempts.1.num_tokens", -4, "attempts[1].num_tokens must be an integer of at least 0; got -4"),
+        ("attempts.1.seconds", "fast", "attempts[1].seconds must be a number; got 'fast'"),
+        ("attempts.1.logprob_mean", "x", "attempts[1].logprob_mean must be a number or null; got 'x'"),
+        ("attempts.1.answer", 18, "attempts[1].answer must be text or null; got 18"),
+        ("attempts.1.stop", "bored", "attempts[1].stop must be one of end_of_turn, answer, attempt_limit, "
+                                     "conversation_limit, control_token, empty; got 'bored'"),
+        ("attempts.1.outcome", "GOOD", "attempts[1].outcome must be one of CORRECT, INCORRECT, NO_ANSWER, TIMEOUT, "
+                                       "ERROR; got 'GOOD'"),
+        ("attempts.1.outcome", ["CORRECT"], "attempts[1].outcome must be one of CORRECT, INCORRECT, NO_ANSWER, "
+                                            "TIMEOUT, ERROR; got ['CORRECT']"),
+        ("segments", 3, "segments must be a list; got 3"),
+        ("segments.0.kind", "x", "segments[0].kind must be one of prompt, model, feedback, inserted; got 'x'"),
+        ("segments.0.text", 5, "segments[0].text must be text; got 5"),
+    ],
+)  # fmt: skip
+def test_line_with_a_value_that_would_break_figures_is_skipped_with_the_reason(
+    change: str, value: Any, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "episodes-w-000000.jsonl"
-    other = json.dumps({**recorded().to_record(), "schema": schema}).encode()
-    path.write_bytes(to_line(recorded()) + b"\n" + other + b"\n")
-    read = read_episodes(path)
-    assert next(read) == recorded()
+    path.write_bytes(to_line(recorded()) + b"\n" + changed(change, value) + b"\n" + to_line(recorded(step=3)) + b"\n")
+    assert [episode.step for episode in read_episodes(path)] == [1, 3]
+    assert caplog.messages == [f"{path}: 1 lines hold no whole episode and were skipped, the first is line 2: {said}"]
+
+
+def test_content_in_parts_and_keys_that_are_not_known_are_read(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    parts = [{"type": "text", "text": "Q?"}]
+    record = {**json.loads(changed("messages.0.content", parts)), "later": "key"}
+    record["messages"][0]["name"] = "x"
+    (tmp_path / "episodes-w-000000.jsonl").write_text(json.dumps(record) + "\n")
+    (episode,) = read_episodes(tmp_path)
+    assert episode.messages == [{"role": "user", "content": parts}]
+    assert to_dataset(tmp_path)[0]["messages"] == [{"role": "user", "content": json.dumps(parts)}]
+
+
+def test_line_of_another_schema_is_skipped_and_counted_with_its_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for worker, schemas in (("a", [1, 2, 1]), ("b", [3, 1, 2])):
+        lines = [json.dumps({**recorded().to_record(), "schema": schema}) for schema in schemas]
+        (tmp_path / f"episodes-{worker}-000000.jsonl").write_text("\n".join(lines) + "\n")
+    assert len(list(read_episodes(tmp_path))) == 2
+    assert caplog.messages == [
+        f"schema must be 2; got {schema} in {count} lines of the log {str(tmp_path)!r}, which were skipped. "
+        "Read them with the version of verl_multiattempt that wrote them."
+        for schema, count in ((1, 3), (3, 1))
+    ]
+
+
+def test_log_without_an_episode_of_this_schema_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [json.dumps({**recorded().to_record(), "schema": 1}), '{"torn']
+    (tmp_path / "episodes-w-000000.jsonl").write_text("\n".join(lines))
+    read = read_episodes(tmp_path)
     with pytest.raises(ValueError, match="schema") as caught:
         next(read)
     assert str(caught.value) == (
-        f"{path}, line 2: schema must be 2; got {schema!r}. "
-        "Read the record with the version of verl_multiattempt that wrote it."
+        f"schema must be 2; got 1 in 1 lines of the log {str(tmp_path)!r}, which were skipped. "
+        "Read them with the version of verl_multiattempt that wrote them."
     )
+
+
+def test_record_of_another_schema_is_refused() -> None:
+    with pytest.raises(ValueError, match="schema must be 2; got 3"):
+        RecordedEpisode.from_record({**recorded().to_record(), "schema": 3})
+
+
+def test_numbers_that_json_does_not_have_are_written_as_text(tmp_path: Path) -> None:
+    np = pytest.importorskip("numpy")
+    nan, inf = float("nan"), float("inf")
+    truth = {"in": [1, nan], "out": (inf, -inf), "array": np.array([1.5, nan]), "small": np.float32("inf"), nan: None,
+             "flag": True, "text": "NaN", "other": {1, }}  # fmt: skip
+    made = recorded(ground_truth=truth, reward=nan, seconds=inf)
+    made.episode.attempts[0].logprob_mean = -inf
+    write(tmp_path / "episodes-w-000000.jsonl", made, recorded(ground_truth=nan, index=np.float64("nan")))
+    line = json.loads(to_line(made))
+    assert line["ground_truth"] == {
+        "in": [1, "NaN"], "out": ["Infinity", "-Infinity"], "array": [1.5, "NaN"], "small": "Infinity", "NaN": None,
+        "flag": True, "text": "NaN", "other": "{1}",
+    }  # fmt: skip
+    assert (line["reward"], line["seconds"], line["attempts"][0]["logprob_mean"]) == ("NaN", "Infinity", "-Infinity")
+    first, second = read_episodes(tmp_path)
+    assert str(first.reward) == "nan"
+    assert (first.seconds, first.episode.attempts[0].logprob_mean) == (inf, -inf)
+    assert (second.ground_truth, second.index) == ("NaN", "NaN")
 
 
 def test_files_are_read_in_the_order_of_their_steps(tmp_path: Path) -> None:
@@ -263,6 +380,40 @@ def test_path_without_a_log_is_refused_at_once(name: str, tmp_path: Path) -> Non
         f"path must be an episode log, a file or a folder with files episodes-*.jsonl; got {str(tmp_path / name)!r}. "
         "Training writes one with multiattempt.record.enabled=true."
     )
+
+
+def test_folder_of_runs_names_the_logs_to_choose_from(tmp_path: Path) -> None:
+    for folder in ("b", "a/episodes", "eval/k=3", "eval/k=5/episodes", "too/deep/for/it"):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder / "episodes-w-000000.jsonl", recorded())
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "episodes-notes.jsonl").write_text("no log")
+    with pytest.raises(ValueError, match="path") as caught:
+        log_files(tmp_path)
+    found = ", ".join(repr(str(tmp_path / name)) for name in ("a/episodes", "b", "eval/k=3", "eval/k=5/episodes"))
+    assert str(caught.value) == (
+        f"path must be an episode log, a file or a folder with files episodes-*.jsonl; got {str(tmp_path)!r}. "
+        f"Choose one of the logs below it: {found}."
+    )
+
+
+def test_of_many_logs_below_a_folder_the_first_are_named(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"run{number:02d}").mkdir()
+        write(tmp_path / f"run{number:02d}" / "episodes-w-000000.jsonl", recorded())
+    with pytest.raises(ValueError, match=r"run11' and 18 more\.$"):
+        log_files(tmp_path)
+
+
+def test_last_word_of_a_worker_is_no_episode_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "episodes-host-1-000000.jsonl"
+    path.write_bytes(to_line(recorded(dropped=1)) + b"\n" + to_end_line("host-1", 7) + b"\n")
+    assert [episode.dropped for episode in read_episodes(tmp_path)] == [1]
+    assert caplog.messages == ["worker host-1 could not write 7 episodes; its own log says why"]
+
+
+def test_end_line_is_written_as_pinned() -> None:
+    assert to_end_line("w", 3) == b'{"schema":2,"end":true,"worker":"w","dropped":3}'
 
 
 def test_episodes_that_a_worker_could_not_write_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -113,6 +113,12 @@ def test_worker_is_named_by_host_and_process() -> None:
 # Trouble: counted, logged, told by the lines that follow.
 
 
+def circular() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
 def test_episode_that_cannot_be_written_is_counted_and_the_next_one_tells(
     make_writer: Callable[..., EpisodeWriter], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,16 +129,47 @@ def test_episode_that_cannot_be_written_is_counted_and_the_next_one_tells(
 
     writer.submit(broken)
     writer.submit(lambda: recorded(ground_truth={1j: "a key that JSON does not know"}))
-    writer.submit(lambda: recorded(ground_truth=float("nan")))
+    writer.submit(lambda: recorded(ground_truth=circular()))
     writer.submit(recorded)
     writer.close()
     assert (writer.written, writer.dropped) == (1, 3)
     assert [episode.dropped for episode in read_episodes(tmp_path / "log")] == [3]
+    assert (tmp_path / "log" / "episodes-w-000000.jsonl").read_bytes().count(b"\n") == 1, "nothing is left to tell"
     log = tmp_path / "log"
     assert caplog.messages[:2] == [
         f"multiattempt: 1 episodes so far could not be written to the episode log {log}: RuntimeError: no tokenizer",
         f"multiattempt: 3 episodes are missing in the episode log {log}",
     ]
+
+
+@pytest.mark.parametrize("written", [0, 2])
+def test_last_episodes_that_cannot_be_written_are_told_by_a_line_at_the_end(
+    written: int, make_writer: Callable[..., EpisodeWriter], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make_writer()
+    for _ in range(written):
+        writer.submit(lambda: recorded(step=250))
+    for _ in range(3):
+        writer.submit(lambda: recorded(step=250, ground_truth=circular()))
+    writer.close()
+    assert (writer.written, writer.dropped) == (written, 3)
+    (file,) = (tmp_path / "log").iterdir()
+    last = json.loads(file.read_bytes().splitlines()[-1])
+    assert last == {"schema": 2, "end": True, "worker": "w", "dropped": 3}
+    caplog.clear()
+    assert len(list(read_episodes(tmp_path / "log"))) == written
+    assert caplog.messages == ["worker w could not write 3 episodes; its own log says why"]
+
+
+def test_number_that_json_does_not_have_costs_no_episode(
+    make_writer: Callable[..., EpisodeWriter], tmp_path: Path
+) -> None:
+    writer = make_writer()
+    writer.submit(lambda: recorded(ground_truth={"inputs": [1], "outputs": [float("inf"), float("nan")]}))
+    writer.close()
+    assert (writer.written, writer.dropped) == (1, 0)
+    (episode,) = read_episodes(tmp_path / "log")
+    assert episode.ground_truth == {"inputs": [1], "outputs": ["Infinity", "NaN"]}
 
 
 def test_trouble_that_stays_is_logged_at_powers_of_ten(

@@ -14,6 +14,7 @@ import pty
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,13 @@ class Scripts(html.parser.HTMLParser):
 
 
 def read_page(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The index and the episodes, in the order of the list, that a browser reads out of the page."""
+    """The index (with the texts searched) and the episodes, as listed, that a browser reads out of the page."""
     scripts = Scripts(path.read_text(encoding="utf-8")).scripts
-    texts = {attributes["id"]: text for attributes, text in scripts if "id" in attributes}
+    texts = {str(attributes["id"]): text for attributes, text in scripts if "id" in attributes}
     index = json.loads(texts["index"])
-    chunks = [json.loads(gzip.decompress(base64.b64decode(texts[f"chunk-{n}"]))) for n in range(len(texts) - 1)]
+    packed = {name: json.loads(gzip.decompress(base64.b64decode(text))) for name, text in texts.items() if "-" in name}
+    index["searched"] = [text for n in range(index["num_searched"]) for text in packed.pop(f"search-{n}")]
+    chunks = [packed[f"chunk-{n}"] for n in range(len(packed))]
     rows = zip(index["rows"]["chunk"], index["rows"]["offset"], strict=True)
     return index, [chunks[chunk][offset] for chunk, offset in rows]
 
@@ -107,7 +110,8 @@ def test_hostile_text_comes_back_unchanged_and_adds_no_element(tmp_path: Path, t
     index, (episode,) = read_page(tmp_path / "hostile" / "episodes.html")
     assert episode["attempts"][0]["text"] == text
     assert episode["messages"][1]["content"] == text
-    assert index["questions"] == [[text.strip(), text, text]]
+    assert index["questions"] == [[text.strip(), text]]
+    assert index["searched"] == ["\n".join([text.strip(), text, text])]
     pages = [(tmp_path / name / "episodes.html").read_text(encoding="utf-8") for name in ("plain", "hostile")]
     assert Scripts(pages[1]).tags == Scripts(pages[0]).tags
 
@@ -139,7 +143,60 @@ def test_megabyte_texts_have_chunks_of_their_own(tmp_path: Path) -> None:
     index, shown = read_page(tmp_path / "episodes.html")
     assert index["rows"]["chunk"] == [0, 1, 2]
     assert {len(episode["attempts"][0]["text"]) for episode in shown} == {1_000_000}
-    assert len(json.dumps(index)) < 30_000, "the list needs beginnings of the questions only"
+    searched = index.pop("searched")
+    assert [len(text) for text in searched] == [3 * 1_000_000 + 2] * 3, "the search has all of them"
+    assert len(json.dumps(index)) < 10_000, "the list needs beginnings of the questions only"
+
+
+def test_each_distinct_question_is_searched_once_and_whole(tmp_path: Path) -> None:
+    attempt = make_attempt("x", Outcome.CORRECT)
+    long = "word " * 5000 + "end"
+    rows = [(long, 0), (long, 0), ("short", 1), (long, 2)]
+    run(write_log(tmp_path, [make_recorded([attempt], question=q, gold="7", index=i, rollout=n)
+                             for n, (q, i) in enumerate(rows)]))  # fmt: skip
+    index, shown = read_page(tmp_path / "episodes.html")
+    assert index["searched"] == [f"{long}\narithmetic/0\n7", "short\narithmetic/1\n7", f"{long}\narithmetic/2\n7"]
+    assert index["rows"]["question"] == [episode["index"] for episode in shown] == [0, 0, 1, 2]
+
+
+def test_allowance_that_no_run_gives_does_not_hold_the_figures_up(tmp_path: Path) -> None:
+    recorded = make_recorded([make_attempt("x", Outcome.CORRECT)], question="q", gold="g", max_attempts=10**12)
+    assert run(write_log(tmp_path, [recorded])) == 0
+    index, _ = read_page(tmp_path / "episodes.html")
+    assert index["summary"]["training"]["ks"] == [1, 2, 64]
+
+
+def test_retries_by_attempt_are_those_of_the_metrics() -> None:
+    summary = Summary()
+    recorded = [one for one in invent_episodes(300) if not one.validate]
+    list(summary.counting(recorded))
+    expected = episode_metrics([one.episode for one in recorded], RewardSettings(), 5)
+    points = summary.to_json()["training"]["retries_by_k"]
+    assert [point["k"] for point in points] == [2, 3, 4, 5]
+    for point in points:
+        for name in ("repeat", "refinement"):
+            assert point[name] == expected[f"{PREFIX}{name}@{point['k']}"]
+        assert point["count"] == sum(one.episode.attempts_used >= point["k"] for one in recorded)
+
+
+def text_only(recorded: RecordedEpisode) -> RecordedEpisode:
+    """As an evaluation logs what a server generated that says nothing of tokens."""
+    for attempt in recorded.episode.attempts:
+        attempt.num_tokens, attempt.logprob_mean = 0, None
+    recorded.episode.num_context_tokens = 0
+    return dataclasses.replace(recorded, step=0, validate=True, segments=[])
+
+
+def test_tokens_that_are_not_known_are_not_given_as_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attempts = [make_attempt("a", Outcome.INCORRECT, "4", "No."), make_attempt("b", Outcome.CORRECT, "5")]
+    run(write_log(tmp_path, [text_only(make_recorded(attempts, question="q", gold="5"))]))
+    index, _ = read_page(tmp_path / "episodes.html")
+    assert "tokens an attempt" not in [number["label"] for number in index["summary"]["validation"]["numbers"]]
+    capsys.readouterr()
+    run(tmp_path, "--text")
+    said = capsys.readouterr().out
+    assert "token" not in said
+    assert "  => INCORRECT; answer: 4 (end_of_turn)\nfeedback:\n  | No.\n" in said
 
 
 def test_numbers_that_a_browser_s_json_lacks_become_text(tmp_path: Path) -> None:
@@ -150,7 +207,7 @@ def test_numbers_that_a_browser_s_json_lacks_become_text(tmp_path: Path) -> None
     file.write_text(file.read_text().replace('"logprob_mean":0.5', '"logprob_mean":NaN'))
     assert run(tmp_path) == 0
     _, (episode,) = read_page(tmp_path / "episodes.html")
-    assert episode["attempts"][0]["logprob_mean"] == "nan"
+    assert episode["attempts"][0]["logprob_mean"] == "NaN"
 
 
 def test_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
@@ -272,6 +329,7 @@ def test_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, capsys: 
     ("arguments", "message"),
     [
         (["{tmp}/none"], "path must be an episode log"),
+        (["{tmp}"], "Choose one of the logs below it: '{tmp}/log'."),
         (["{tmp}/log", "--step=77"], "LOGDIR must hold episodes of the steps asked for"),
         (["{tmp}/log", "--text", "--step=77"], "LOGDIR must hold episodes of the steps asked for"),
         (["{tmp}/log", "--out", "{tmp}/no/folder/page.html"], "No such file or directory"),
@@ -284,7 +342,7 @@ def test_what_cannot_be_done_is_one_sentence(
     write_log(tmp_path / "log", invent_episodes(3, num_steps=3))
     assert run(*(argument.format(tmp=tmp_path) for argument in arguments)) == 2
     error = capsys.readouterr().err
-    assert message in error
+    assert message.format(tmp=tmp_path) in error
     assert error.count("\n") == 1
 
 
@@ -368,6 +426,31 @@ def test_text_of_a_model_cannot_drive_the_terminal(text: str) -> None:
 
 def test_control_characters_are_shown_by_their_code() -> None:
     assert printable("a\x1b[2J\x00\u202e\ud800\tb\nc") == "a\\x1b[2J\\x00\\u202e\\ud800\tb\nc"
+
+
+def test_every_character_that_is_not_seen_is_shown_by_its_code() -> None:
+    for code in range(0x110000):
+        character = chr(code)
+        category = unicodedata.category(character)
+        if category in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs") and character not in "\t\n ":
+            assert printable(character) != character, hex(code)
+        elif category[0] in "LNPS" and printable(character) != character:
+            # Letters and symbols that are blank: Hangul fillers and the blank of Braille.
+            assert code in (0x115F, 0x1160, 0x2800, 0x3164, 0xFFA0), hex(code)
+
+
+@pytest.mark.parametrize(
+    "character",
+    ["\ufe00", "\ufe0f", "\U000e0100", "\U000e01ef", "\u034f", "\u2800", "\u3164", "\u115f", "\u1160", "\uffa0",
+     "\u180e", "\u2064", "\u200c", "\u200d", "\u17b4", "\u00a0", "\u202f", "\u3000", "\ufff0", "\U000e0fff"],
+)  # fmt: skip
+def test_character_without_a_glyph_is_shown_by_its_code(character: str) -> None:
+    assert printable(f"a{character}b") == f"a{character.encode('unicode_escape').decode()}b"
+
+
+def test_letters_marks_and_emoji_are_left_as_they_are() -> None:
+    text = "\U0001f600 e\u0301 \u0639\u0631\u0628\u064a \u4e2d\u6587 \u0e01\u0e33 \u2211\t\n"
+    assert printable(text) == text
 
 
 def test_colours_are_the_only_difference_they_make() -> None:

@@ -16,10 +16,11 @@ function whenParsed() {
   return new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve, {once: true}));
 }
 
-async function unpack(chunk) {
-  if (!document.getElementById("chunk-" + chunk)) await whenParsed();
+/** The list that is packed in the script element of this id. */
+async function unpack(id) {
+  if (!document.getElementById(id)) await whenParsed();
   if (!("DecompressionStream" in window)) throw new Error("this browser cannot unpack gzip; use one from 2023 or later");
-  const packed = atob(document.getElementById("chunk-" + chunk).textContent.trim());
+  const packed = atob(document.getElementById(id).textContent.trim());
   const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
@@ -27,7 +28,7 @@ async function unpack(chunk) {
 
 async function loadEpisode(row) {
   const chunk = INDEX.rows.chunk[row];
-  const content = chunks.get(chunk) || unpack(chunk);
+  const content = chunks.get(chunk) || unpack("chunk-" + chunk);
   chunks.delete(chunk);
   chunks.set(chunk, content);
   if (chunks.size > KEPT_CHUNKS) chunks.delete(chunks.keys().next().value);
@@ -50,7 +51,9 @@ function value(content) {
 function messageText(content) { return typeof content === "string" ? content : JSON.stringify(content, null, 1); }
 
 function attemptHead(attempt, index, episode) {
-  const facts = [plural(attempt.num_tokens, "token"), STOPS[attempt.stop] || attempt.stop];
+  const facts = [STOPS[attempt.stop] || attempt.stop];
+  // A server that only gives text may not say how many tokens it was.
+  if (attempt.num_tokens || !attempt.text) facts.unshift(plural(attempt.num_tokens, "token"));
   if (typeof attempt.logprob_mean === "number") facts.push("mean log-prob " + attempt.logprob_mean.toFixed(3));
   if (typeof attempt.generate_s === "number") facts.push("generated in " + attempt.generate_s.toFixed(2) + " s");
   return element("div", {class: "attempt"}, element("h3", {}, `Attempt ${index + 1} of ${episode.max_attempts}`),
@@ -72,27 +75,87 @@ function verdictLine(attempt) {
   return line;
 }
 
-/** The text of an attempt's tokens, the answer marked, what the verifier did not see (end of turn) set apart. */
+function scaffold(text) { return {text, tag: "span", kind: "scaffold"}; }
+
+/** The text of an attempt's tokens, the answer marked, what the verifier did not see (end of turn, marks of thinking) set apart. */
 function modelPieces(text, attempt) {
-  const start = text.indexOf(attempt.text);
-  if (start < 0) return [{text}];
-  const body = attempt.text;
+  const body = attempt.text, runs = commonRuns(text, body);
+  if (!runs) return answerMarked(text, attempt.answer);
   const [from, to] = attempt.answer_span || [body.length, body.length];
-  return [
-    {text: text.slice(0, start), tag: "span", kind: "scaffold"},
-    {text: body.slice(0, from)}, {text: body.slice(from, to), tag: "mark"}, {text: body.slice(to)},
-    {text: text.slice(start + body.length), tag: "span", kind: "scaffold"},
-  ].filter((piece) => piece.text);
+  const pieces = [];
+  let end = 0;
+  for (const {at, start, stop} of runs) {
+    const [first, last] = [from, to].map((place) => Math.min(Math.max(place, start), stop));
+    pieces.push(scaffold(text.slice(end, at)), {text: body.slice(start, first)},
+      {text: body.slice(first, last), tag: "mark"}, {text: body.slice(last, stop)});
+    end = at + stop - start;
+  }
+  pieces.push(scaffold(text.slice(end)));
+  return pieces.filter((piece) => piece.text);
+}
+
+const MAX_CELLS = 1e7;   // some 0.1 s
+const FAR = 1e9;
+
+/**
+ * Where `body` is in `text`, which is body with special tokens in it: runs that are the same in both, from `at` in text
+ * and from `start` to `stop` in body. Of all ways to find it the one with the fewest gaps, those that look like tokens
+ * counting half. Null where it is not there, or too much is in between.
+ */
+function commonRuns(text, body) {
+  const whole = text.indexOf(body);
+  if (whole >= 0) return [{at: whole, start: 0, stop: body.length}];
+  const width = text.length - body.length + 1;
+  if (width < 1 || width > 65536 || width * body.length > MAX_CELLS) return null;
+  const came = new Uint16Array(width * body.length);
+  const cost = new Int32Array(width).fill(FAR);   // by how far text is ahead of body
+  cost[0] = 0;
+  for (let i = 0; i < body.length; i += 1) matchCharacter(text, body.charCodeAt(i), i, cost, came.subarray(i * width, (i + 1) * width));
+  let ahead = cost.indexOf(cost.reduce((least, one) => Math.min(least, one)));
+  if (cost[ahead] >= FAR) return null;
+  const runs = [];
+  for (let i = body.length - 1, stop = body.length; i >= 0; i -= 1) {
+    const from = came[i * width + ahead];
+    if (from !== ahead || i === 0) { runs.unshift({at: i + ahead, start: i, stop}); stop = i; }
+    ahead = from;
+  }
+  return runs;
+}
+
+/** One step of it: each cost becomes that of having found one character more, and `came` says how far ahead text was before. */
+function matchCharacter(text, code, i, cost, came) {
+  let least = FAR, leastAt = 0, opened = FAR, openedAt = 0;
+  for (let ahead = 0; ahead < cost.length; ahead += 1) {
+    const before = cost[ahead];
+    let best = FAR, from = ahead;
+    if (text.charCodeAt(i + ahead) === code) {
+      best = before;
+      if (least + 2 < best) { best = least + 2; from = leastAt; }
+      if (opened + 1 < best && ">]".includes(text[i + ahead - 1])) { best = opened + 1; from = openedAt; }
+    }
+    cost[ahead] = best;
+    came[ahead] = from;
+    if (before < least) { least = before; leastAt = ahead; }
+    if (before < opened && "<[".includes(text[i + ahead])) { opened = before; openedAt = ahead; }
+  }
+}
+
+/** The last box with the answer marked, or else its last occurrence. */
+function answerMarked(text, answer) {
+  const box = answer ? text.lastIndexOf("\\boxed{" + answer) : -1;
+  const from = box >= 0 ? box + "\\boxed{".length : answer ? text.lastIndexOf(answer) : -1;
+  if (from < 0) return [{text}];
+  const to = from + answer.length;
+  return [{text: text.slice(0, from)}, {text: answer, tag: "mark"}, {text: text.slice(to)}].filter((piece) => piece.text);
 }
 
 /** The feedback's own text, the template's scaffold around it set apart. */
 function feedbackPieces(text, feedback) {
-  const start = feedback ? text.indexOf(feedback) : -1;
+  const said = feedback ? feedback.trim() : "";   // templates strip messages
+  const start = said ? text.indexOf(said) : -1;
   if (start < 0) return [{text}];
-  return [
-    {text: text.slice(0, start).replace(/^\n+/, visibleBreaks), tag: "span", kind: "scaffold"}, {text: feedback},
-    {text: text.slice(start + feedback.length), tag: "span", kind: "scaffold"},
-  ].filter((piece) => piece.text);
+  return [scaffold(text.slice(0, start).replace(/^\n+/, visibleBreaks)), {text: said}, scaffold(text.slice(start + said.length))]
+    .filter((piece) => piece.text);
 }
 
 /** A kind of tokens in words; in validation nothing is trained, so nothing is said of it. */
@@ -115,7 +178,7 @@ function conversation(episode) {
   const rest = matched ? episode.segments.filter((segment) => segment.kind !== "prompt") : [];
   episode.attempts.forEach((attempt, index) => {
     nodes.push(attemptHead(attempt, index, episode));
-    if (!matched) nodes.push(block("model", "model", modelPieces(attempt.text, attempt)));
+    if (!matched) nodes.push(block("model", kindLabel("model", episode), modelPieces(attempt.text, attempt)));
     else if (attempt.num_tokens > 0) {
       while (rest.length && rest[0].kind !== "model") nodes.push(contextBlock(rest.shift(), null, episode));
       const segment = rest.shift();
@@ -123,14 +186,14 @@ function conversation(episode) {
     }
     nodes.push(verdictLine(attempt));
     while (rest.length && rest[0].kind !== "model") nodes.push(contextBlock(rest.shift(), attempt.feedback, episode));
-    if (!matched && attempt.feedback) nodes.push(block("feedback", "feedback", [{text: attempt.feedback}]));
+    if (!matched && attempt.feedback) nodes.push(block("feedback", kindLabel("feedback", episode), [{text: attempt.feedback}]));
   });
   return nodes;
 }
 
 function contextBlock(segment, feedback, episode) {
   const pieces = segment.kind === "feedback" ? feedbackPieces(segment.text, feedback)
-    : [{text: visibleBreaks(segment.text), tag: "span", kind: "scaffold"}];
+    : [scaffold(visibleBreaks(segment.text))];
   return block(segment.kind, segmentLabel(segment, episode), pieces);
 }
 
@@ -159,8 +222,8 @@ function drawEpisode(episode) {
   const facts = [
     (episode.validate ? "validation" : "training") + ", step " + number(episode.step), "rollout " + episode.rollout,
     ending(episode), "reward " + number(episode.reward, 3), number(episode.seconds, 2) + " s",
-    plural(episode.num_context_tokens, "context token"),
   ];
+  if (episode.segments.length) facts.push(plural(episode.num_context_tokens, "context token"));
   const started = new Date(1000 * episode.started_at);
   if (!Number.isNaN(started.getTime())) facts.push("started " + started.toISOString().slice(0, 19).replace("T", " ") + " UTC");
   const title = element("h2");
@@ -172,7 +235,7 @@ function drawEpisode(episode) {
     button.addEventListener("click", () => setExact(mode));
     return button;
   });
-  const legend = KINDS.map((kind) => element("span", {class: "key block " + kind}, kindLabel(kind, episode)));
+  const legend = KINDS.filter((kind) => kind !== "inserted" || episode.segments.length).map((kind) => element("span", {class: "key block " + kind}, kindLabel(kind, episode)));
   const identity = [episode.data_source, "index " + episode.index, "worker " + episode.worker].join(" · ");
   document.getElementById("episode").replaceChildren(
     back, title, element("div", {class: "facts"}, facts.join(" · ")),

@@ -25,9 +25,13 @@ const ORDERS = [
 const LETTERS = new Map(INDEX.outcomes);
 const list = document.getElementById("list");
 const field = (id) => document.getElementById(id);
+// What is the same for all, as the step of an evaluation, is neither shown in the rows nor asked for by the filters.
+const [manySteps, manyRollouts] = [INDEX.rows.step, INDEX.rows.rollout].map((column) => column.some((one) => one !== column[0]));
+const manySplits = INDEX.rows.flags.some((flags) => (flags ^ INDEX.rows.flags[0]) & FLAGS.validate);
 let shown = [];
 let selected = null;   // a row, or null
-let searchable = null; // one lower-case string for each distinct question
+let searchable = null; // one lower-case string for each distinct question, once one has been searched for
+let unpacking = false;
 
 function has(row, flag) { return (INDEX.rows.flags[row] & FLAGS[flag]) !== 0; }
 
@@ -43,10 +47,25 @@ function within(value, low, high) {
   return (low === undefined || value >= low) && (high === undefined || value <= high);
 }
 
+/** Unpack the questions, whole, and then filter. */
+async function makeSearchable() {
+  field("count").textContent = "reading the questions …";
+  if (unpacking) return;
+  unpacking = true;
+  try {
+    const parts = await Promise.all([...Array(INDEX.num_searched).keys()].map((part) => unpack("search-" + part)));
+    searchable = parts.flat().map((text) => text.toLowerCase());
+    filter();
+  } catch (error) {
+    field("count").textContent = "The questions cannot be searched: " + plain(error.message);
+  }
+  unpacking = false;
+}
+
 function filter() {
   const {rows} = INDEX;
   const query = field("query").value.trim().toLowerCase();
-  if (query && !searchable) searchable = INDEX.questions.map((question) => question.join("\n").toLowerCase());
+  if (query && !searchable) { makeSearchable(); return; }
   const asked = query ? searchable.map((text) => text.includes(query)) : null;
   const matches = OUTCOMES.find(([name]) => name === field("outcome").value)[2];
   const used = field("used").value, split = field("split").value;
@@ -74,12 +93,15 @@ function drawRow(position) {
     strip.append(element("b", {class: outcome, title: outcome, "aria-label": outcome}, GLYPH[outcome]));
   }
   const said = [`${rows.used[row]} of ${plural(rows.max_attempts[row], "attempt")}`, "reward " + number(rows.reward[row], 3),
-    "step " + number(rows.step[row]), has(row, "validate") && "validation", has(row, "truncated") && "truncated"];
+    manySteps && "step " + number(rows.step[row]), manyRollouts && "rollout " + rows.rollout[row],
+    manySplits && has(row, "validate") && "validation", has(row, "truncated") && "truncated"];
   const facts = element("p", {class: "facts"}, strip, said.filter(Boolean).join(" · "));
   const question = INDEX.questions[rows.question[row]];
+  const title = element("p", {dir: "auto"});
+  appendText(title, question[0].slice(0, 200).replace(/\s+/g, " ") || question[1].slice(0, 200) || "(no question)");
   const node = element("div", {class: "row", id: "row-" + row, role: "option", "aria-selected": String(row === selected),
     "aria-posinset": position + 1, "aria-setsize": shown.length, dir: "ltr"},
-    element("p", {dir: "auto"}, plain(question[0].slice(0, 200).replace(/\s+/g, " ") || question[1] || "(no question)")), facts);
+    title, facts);
   node.style.top = position * ROW_PX + "px";
   node.addEventListener("click", () => { select(row); document.body.classList.add("reading"); });
   return node;
@@ -163,7 +185,9 @@ function start() {
   startSummary();
   const counts = [...new Set(INDEX.rows.used)].sort((a, b) => a - b);
   options("outcome", OUTCOMES);
-  options("order", ORDERS);
+  options("order", manySteps ? ORDERS : [["newest", "by question"], ...ORDERS.slice(2)]);
+  field("split").hidden = !manySplits;
+  field("steps").hidden = !manySteps;
   options("used", [["", "any attempts used"], ...counts.map((count) => [count, plural(count, "attempt") + " used"])]);
   options("split", [["", "training, validation"], ["training", "training"], ["validation", "validation"]]);
   filter();

@@ -28,9 +28,9 @@ function drawPlot({title, note, xLabel, series}) {
     root.append(svg("text", {class: "axis", x: left - 5, y: atY(share) + 4, "text-anchor": "end"}, 100 * share + " %"));
   }
   for (const x of ticks(low, high)) {
-    root.append(svg("text", {class: "axis", x: atX(x), y: height - bottom + 14, "text-anchor": "middle"}, number(x)));
+    root.append(svg("text", {class: "axis", x: atX(x), y: height - bottom + 17, "text-anchor": "middle"}, number(x)));
   }
-  root.append(svg("text", {class: "axis", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle"}, xLabel));
+  root.append(svg("text", {class: "axis", x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle"}, xLabel));
   const labels = spread(drawn.map((one) => atY(one.points[one.points.length - 1].y)), 13, top + 4, height - bottom);
   drawn.forEach((one, index) => {
     const line = one.points.map((point) => atX(point.x).toFixed(1) + "," + atY(point.y).toFixed(1)).join(" ");
@@ -90,6 +90,8 @@ function drawSummary(name) {
     hint: `${label}, ${stepsText(point.first, point.last)}: ${percent(point.values[key])} of ` +
       plural(point.counts[key], key === "repeat" || key === "refinement" ? "retried attempt" : "episode"),
   }))});
+  const byAttempt = (key, label) => ({label, points: split.retries_by_k.map((point) => ({x: point.k, y: point[key],
+    hint: `${label}, attempt ${point.k}: ${percent(point[key])} of ${plural(point.count, "retried attempt")}`}))});
   const pooled = split.steps_per_point > 1 ? `; a point is ${split.steps_per_point} steps` : "";
   const plots = [
     {
@@ -100,10 +102,14 @@ function drawSummary(name) {
           hint: `k = ${k}, ${stepsText(first, last)}: ${percent(share)} of ${plural(count, "episode")}`})),
       })),
     },
-    {title: "Accuracy by step", note: "solved within k attempts" + pooled, xLabel: "step",
-      series: split.ks.map((k) => byStep("accuracy@" + k, "k = " + k))},
-    {title: "Retries by step", note: "of the attempts after a wrong one" + pooled, xLabel: "step",
-      series: [byStep("repeat", "repeat"), byStep("refinement", "correct")]},
+    // Of a single step, as in an evaluation, there is no course to draw.
+    ...(split.by_step.length > 1 ? [
+      {title: "Accuracy by step", note: "solved within k attempts" + pooled, xLabel: "step",
+        series: split.ks.map((k) => byStep("accuracy@" + k, "k = " + k))},
+      {title: "Retries by step", note: "of the attempts after a wrong one" + pooled, xLabel: "step",
+        series: [byStep("repeat", "repeat"), byStep("refinement", "correct")]},
+    ] : [{title: "Retries by attempt", note: "of the k-th attempts, each after a wrong one", xLabel: "k (attempts)",
+      series: [byAttempt("repeat", "repeat"), byAttempt("refinement", "correct")]}]),
   ];
   const drawable = plots.filter((plot) => plot.series.some((one) => one.points.length));
   document.getElementById("plots").replaceChildren(...drawable.map(drawPlot));

@@ -7,10 +7,9 @@ const CLIP = 20000;         // characters of a text shown at first
 const MORE = 100000;        // characters added by a click
 const SLICE = 2000;         // characters added to the page at a time
 const CONTROL_COST = 20;    // a control character is an element, which costs the browser more than a letter
-// Characters that hide or reorder what they stand beside; with the u flag a surrogate matches only where it is alone.
-const CONTROLS = new RegExp(
-  "([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f" +
-  "\\ufeff\\ufff9-\\ufffb\\ud800-\\udfff\\u{e0000}-\\u{e007f}])\\1*", "gu");
+// Characters that are not seen or reorder what they stand beside (view_text.py lists them), and repetitions of each;
+// with the u flag a surrogate matches only where it is alone.
+const HIDDEN = new RegExp("([" + INDEX.hidden + "])\\1*", "gu");
 
 function element(name, attributes = {}, ...children) {
   const node = document.createElement(name);
@@ -21,15 +20,18 @@ function element(name, attributes = {}, ...children) {
   return node;
 }
 
-/** Append text with its control characters drawn as U+XXXX; returns how many elements that made. */
+/** U+XXXX of a run of one character, and how long the run is. */
+function codeName(run, character) {
+  const count = run.length / character.length;
+  return "U+" + character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + (count > 1 ? " ×" + number(count) : "");
+}
+
+/** Append text with the characters that are not seen drawn as U+XXXX; returns how many elements that made. */
 function appendText(node, text) {
   let end = 0, made = 0;
-  for (const match of text.matchAll(CONTROLS)) {
+  for (const match of text.matchAll(HIDDEN)) {
     if (match.index > end) node.append(text.slice(end, match.index));
-    const code = match[1].codePointAt(0);
-    const count = match[0].length / match[1].length;
-    const name = "U+" + code.toString(16).toUpperCase().padStart(4, "0") + (count > 1 ? " ×" + count : "");
-    node.append(element("span", {class: "control", title: "a control character, shown by its code"}, name));
+    node.append(element("span", {class: "control", title: "a character that is not seen, shown by its code"}, codeName(...match)));
     end = match.index + match[0].length;
     made += 1;
   }
@@ -37,10 +39,8 @@ function appendText(node, text) {
   return made;
 }
 
-/** One line of text without what would break the line or hide in it. */
-function plain(text) {
-  return text.replace(CONTROLS, "\ufffd");
-}
+/** Text for where no elements can be: the characters that are not seen by their code. */
+function plain(text) { return text.replace(HIDDEN, codeName); }
 
 /**
  * Append styled pieces, cut at CLIP characters in all with a button for more.
