@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from verl_multiattempt import __version__
+from verl_multiattempt.plots import command as plot
 
 _DESCRIPTION = """\
 Tools around multi-attempt training with verl. The training itself is verl's command with one more word:
@@ -24,6 +25,7 @@ examples:
   multiattempt check data.train_files=train.parquet data.val_files=val.parquet \\
     actor_rollout_ref.model.path=Qwen/Qwen2.5-Math-1.5B   is everything right? the same words as for the training
   multiattempt view outputs/quickstart   read the episodes of a run in a browser
+  multiattempt plot outputs/eval/results.json --out figures   accuracy against allowed attempts, as PNG and SVG
 
 multiattempt COMMAND --help says more.
 """
@@ -105,6 +107,13 @@ COMMANDS = {
         epilog=None,
         add_arguments=_add_view_arguments,
         run=_run_view,
+    ),
+    "plot": Command(
+        help=plot.HELP,
+        description=plot.DESCRIPTION,
+        epilog=plot.EPILOG,
+        add_arguments=plot.add_arguments,
+        run=plot.run,
     ),
 }
 

@@ -1,0 +1,226 @@
+"""Pictures of sheets, and the files they are kept in."""
+
+from __future__ import annotations
+
+import io
+import os
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verl_multiattempt.plots.lines import Line
+from verl_multiattempt.plots.sheet import Panel, Sheet, has_interval
+from verl_multiattempt.plots.style import KIND_LABELS, Look, kind_look, look_of, settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+MIN_PANEL_INCHES = 1.65
+"""Narrower panels have no room for their tick labels."""
+SMALLEST_SPAN = 10.0
+"""In percent. A flat line fills no axis with noise."""
+LONGEST_LABEL = 120
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """matplotlib with this package's settings alone."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings())
+        yield
+
+
+def render(sheet: Sheet, width: float) -> tuple[dict[str, bytes], list[str]]:
+    """The figure in every format, by file name, and what there is to say about it.
+
+    Args:
+        sheet: the figure.
+        width: in inches. Letters keep their size.
+    """
+    files: dict[str, bytes] = {}
+    with house_style(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure = draw(sheet, width)
+        for ending in FORMATS:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, metadata={"Date": None} if ending == "svg" else None)
+            files[f"{sheet.name}.{ending}"] = buffer.getvalue()
+    notes = list(sheet.notes)
+    if any("missing from font" in str(warning.message) for warning in caught):
+        notes.append(
+            f"{sheet.name}: the installed fonts lack some characters of the labels, which are drawn as boxes. "
+            "Install a font that has them (such as Noto Sans CJK) or use other labels."
+        )
+    for warning in caught:
+        if "missing from font" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return files, notes
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that others see whole or not at all."""
+    half_written = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        half_written.write_bytes(content)
+        os.replace(half_written, path)
+    finally:
+        half_written.unlink(missing_ok=True)
+
+
+def draw(sheet: Sheet, width: float) -> Figure:
+    """The figure, to be called within `house_style`."""
+    from matplotlib.figure import Figure
+
+    columns = sheet.columns or max(1, min(len(sheet.panels), int(width / MIN_PANEL_INCHES)))
+    width = max(width, columns * MIN_PANEL_INCHES)
+    rows = -(-len(sheet.panels) // columns)
+    figure = Figure(figsize=(width, 2.0 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    axes = [grid[i // columns][i % columns] for i in range(rows * columns)]
+    for unused in axes[len(sheet.panels) :]:
+        unused.remove()
+    places = {point.x for line in sheet.lines for point in line.points}
+    for number, (ax, panel) in enumerate(zip(axes, sheet.panels, strict=False)):
+        _draw_panel(ax, panel, sheet)
+        _draw_axes(ax, panel, sheet, places)
+        ax.set_title(_wrapped(panel.title, width / columns, 7.5), loc="left")
+        if number % columns and sheet.panels[number - 1].y_label == panel.y_label:
+            ax.set_ylabel("")
+        if number + columns < len(sheet.panels):
+            ax.set_xlabel("")
+    _surround(figure, sheet, width, panels_height=rows * (2.35 if len(sheet.panels) == 1 else 1.65))
+    return figure
+
+
+def _draw_panel(ax: Axes, panel: Panel, sheet: Sheet) -> None:
+    if not panel.lines:
+        ax.text(0.5, 0.5, "no results", transform=ax.transAxes, ha="center", va="center", color="#404040")
+    scale = 100 if panel.percent else 1
+    for number, line in enumerate(panel.lines):
+        look = look_of(line.arm, line.kind, sheet.arms, sheet.published)
+        # Side by side, bars of lines that meet stay apart.
+        shift = (number - (len(panel.lines) - 1) / 2) * min(0.07, 0.6 / len(panel.lines)) if panel.bars else 0
+        xs = [point.x + shift for point in line.points]
+        ys = [point.value * scale for point in line.points]
+        every = 1 if panel.every_x else (number * max(1, len(xs) // 40), max(1, len(xs) // 6))
+        ax.plot(xs, ys, **look.line_style(), markevery=every, zorder=3, gid=f"{line.arm} {line.kind}".strip())
+        if has_interval(line):
+            _draw_interval(ax, line, look, xs, scale, as_bars=panel.bars or len(xs) == 1)
+
+
+def _draw_interval(ax: Axes, line: Line, look: Look, xs: list[float], scale: float, *, as_bars: bool) -> None:
+    lows = [scale * (point.value if point.low is None else point.low) for point in line.points]
+    highs = [scale * (point.value if point.high is None else point.high) for point in line.points]
+    if as_bars:
+        ax.vlines(xs, lows, highs, colors=look.colour, linewidth=0.9, zorder=2)
+    else:
+        ax.fill_between(xs, lows, highs, color=look.colour, alpha=0.16, linewidth=0, zorder=1)
+
+
+def _draw_axes(ax: Axes, panel: Panel, sheet: Sheet, places: set[int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel(panel.x_label)
+    ax.set_ylabel(panel.y_label)
+    first, last = min(places), max(places)
+    if panel.every_x and last - first < 12:
+        ax.set_xticks(range(first, last + 1))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    margin = 0.35 if panel.every_x else max(0.5, 0.02 * (last - first))
+    ax.set_xlim(first - margin, last + margin)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    ax.set_ylim(*_y_limits([p for p in sheet.panels if p is panel or (panel.y_group and p.y_group == panel.y_group)]))
+
+
+def _y_limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    scale = 100 if panels[0].percent else 1
+    points = [point for panel in panels for line in panel.lines for point in line.points]
+    if not points:
+        return 0.0, 100.0
+    low = min(scale * (point.value if point.low is None else point.low) for point in points)
+    high = max(scale * (point.value if point.high is None else point.high) for point in points)
+    span = max(high - low, SMALLEST_SPAN if panels[0].percent else 1e-3 * max(abs(low), abs(high), 1e-3))
+    middle, half = (low + high) / 2, span * 0.55
+    low, high = middle - half, middle + half
+    if panels[0].percent:  # stay near what a share can be; a marker on the edge is still whole
+        low, high = max(low, -3.0), min(high, 103.0)
+    return low, high
+
+
+def _surround(figure: Figure, sheet: Sheet, width: float, panels_height: float) -> None:
+    """Title above, legend and caption below, each as high as its text needs, so that nothing covers data."""
+    margin = 0.06
+    title = figure.suptitle(_wrapped(sheet.title, width, 8.5), x=margin / width, ha="left")
+    caption = figure.text(
+        margin / width, 0, _wrapped(sheet.caption, width, 6.5), fontsize=6.5, color="#404040", va="bottom"
+    )
+    legend_height = _legend_height(figure, sheet, width)
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    title_height = title.get_window_extent(renderer).height / figure.dpi
+    caption_height = caption.get_window_extent(renderer).height / figure.dpi if sheet.caption else 0
+    below = margin + caption_height + margin + legend_height
+    height = title_height + 0.1 + panels_height + below
+    figure.set_size_inches(width, height)
+    caption.set_y(margin / height)
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0, (2 * margin + caption_height) / height))
+    figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - below / height))  # type: ignore[union-attr, call-arg]
+
+
+def _legend_height(figure: Figure, sheet: Sheet, width: float) -> float:
+    """Add the legend with as many columns as fit; its height in inches."""
+    from matplotlib.lines import Line2D
+
+    entries = legend_entries(sheet)
+    if not entries:
+        return 0
+    handles = [Line2D([], [], **look.line_style()) for _, look in entries]
+    for columns in range(min(4, len(entries)), 0, -1):
+        legend = figure.legend(
+            handles, [str(i) for i in range(len(entries))], loc="lower left", bbox_to_anchor=(0, 0), ncols=columns,
+            frameon=False, handlelength=3.2, columnspacing=1.2, borderaxespad=0, borderpad=0.3,
+        )  # fmt: skip
+        # Set here: matplotlib takes a label that begins with an underscore for one to leave out.
+        for text, (label, _) in zip(legend.get_texts(), entries, strict=True):
+            text.set_text(_wrapped(label, width - 0.5, 7))
+        figure.canvas.draw()
+        extent = legend.get_window_extent()
+        if columns == 1 or extent.width <= width * figure.dpi:
+            return extent.height / figure.dpi
+        legend.remove()
+    raise AssertionError("one column is always taken")
+
+
+def legend_entries(sheet: Sheet) -> list[tuple[str, Look]]:
+    """Label and look of each entry: the arms, then the kinds where there are several, then what was published."""
+    arms, kinds = sheet.arms, sheet.kinds
+    entries: list[tuple[str, Look]] = []
+    if len(arms) == 1 and kinds != [""]:
+        entries = [(KIND_LABELS[kind] + sheet.seeds(arms[0]), look_of(arms[0], kind, arms)) for kind in kinds]
+    else:
+        kind = kinds[0] if len(kinds) == 1 else ""
+        entries = [(shown(arm) + sheet.seeds(arm), look_of(arm, kind, arms)) for arm in arms]
+        if len(kinds) > 1:
+            entries += [(KIND_LABELS[kind], kind_look(kind)) for kind in kinds]
+    published = sheet.published
+    return entries + [(f"{shown(name)} (published)", look_of(name, "published", arms, published)) for name in published]
+
+
+def shown(label: str) -> str:
+    """A label as it can be drawn: one line, nothing unprintable, not longer than a legend bears."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(label.split()))
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _wrapped(text: str, inches: float, points: float) -> str:
+    """``text`` in lines that fit, taking a letter to be 0.56 of its size wide."""
+    return "\n".join(textwrap.wrap(text, max(8, int((inches - 0.12) * 72 / (0.56 * points)))))
