@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TextIO
 
-HELP = "draw figures of evaluations and of training"
+from verl_multiattempt.cli_errors import UsageError
+from verl_multiattempt.plots.curves import PANEL_CHOICES, evaluation_sheets, read_reference
+from verl_multiattempt.plots.read import read_all
+from verl_multiattempt.plots.sheet import Sheet
+from verl_multiattempt.plots.training import read_runs, training_sheet
+
 DESCRIPTION = """\
 Draws the figures of one or more evaluations (results.json of `multiattempt evaluate`) as PNG and SVG:
 
@@ -31,6 +37,7 @@ DEFAULT_WIDTH = 3.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``multiattempt plot``."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.add_argument("results", nargs="*", metavar="RESULTS", help="results.json files, or the folders they lie in")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the figures; made where it is missing")
     parser.add_argument("--training", nargs="+", action="extend", default=[], metavar="LABEL=PATH",
@@ -39,14 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", action="append", default=[], metavar="LABEL=P1,P2,...",
                         help="published accuracies in percent with 1, 2, ... allowed attempts, drawn grey into the "
                         "figure of the mean; repeatable")  # fmt: skip
-    parser.add_argument("--panel-by", choices=("none", "temperature"), default="none",
+    parser.add_argument("--panel-by", choices=PANEL_CHOICES, default="none",
                         help="temperature: a panel for each sampling temperature (default: none)")  # fmt: skip
     parser.add_argument("--smooth", type=_steps, default=1, metavar="STEPS",
                         help="training curves as centred moving averages over that many steps, an odd number "
                         "(default: 1, none)")  # fmt: skip
     parser.add_argument("--width", type=_inches, default=DEFAULT_WIDTH, metavar="INCHES",
                         help="width of the figures; letters keep their size (default: 3.5, a column of a paper)")  # fmt: skip
-    parser.add_argument("--debug", action="store_true", help="on an error show where it arose")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,46 +62,46 @@ def run(args: argparse.Namespace) -> int:
         args: of a parser that `add_arguments` was given.
 
     Returns:
-        The exit status: 0, 2 where an argument or a file is not right, or 1 where the figures cannot be written.
+        The exit status, 0.
+
+    Raises:
+        UsageError: an argument, or a file that one names, is not right.
+        OSError: the figures cannot be written.
     """
-    try:
-        return _plot(args)
-    except (ValueError, OSError) as error:
-        if args.debug:
-            raise
-        print(_printable(f"multiattempt plot: {error}"), file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-
-
-def _plot(args: argparse.Namespace) -> int:
-    from verl_multiattempt.plots.curves import evaluation_sheets, read_reference
-    from verl_multiattempt.plots.read import read_all
-    from verl_multiattempt.plots.training import read_runs, training_sheet
-
-    if not args.results and not args.training:
-        raise ValueError("RESULTS or --training must be given; got neither. See multiattempt plot --help.")
-    if args.reference and not args.results:
-        raise ValueError("--reference must go with RESULTS, into whose figure it is drawn; got none.")
-    sheets = []
-    if args.results:
-        references = [read_reference(text) for text in args.reference]
-        sheets += evaluation_sheets(read_all(args.results), references, args.panel_by)
-    if args.training:
-        sheets.append(training_sheet(read_runs(args.training), args.smooth))
-
     # Imported when all that was given is right: matplotlib takes a second.
+    sheets = _sheets(args)
     from verl_multiattempt.plots.draw import render, write_atomically
 
     rendered = [render(sheet, args.width) for sheet in sheets]
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"--out must be a folder; got the file {args.out!r}") from None
     for files, notes in rendered:
         for name, content in files.items():
             write_atomically(out / name, content)
-            print(_printable(str(out / name)))
+            print(_printable(out / name, sys.stdout))
         for note in notes:
-            print(_printable(f"note: {note}"), file=sys.stderr)
+            print(_printable(f"note: {note}", sys.stderr), file=sys.stderr)
     return 0
+
+
+def _sheets(args: argparse.Namespace) -> list[Sheet]:
+    if not args.results and not args.training:
+        raise UsageError("RESULTS or --training must be given; got neither. See multiattempt plot --help")
+    if args.reference and not args.results:
+        raise UsageError("--reference must go with RESULTS, into whose figure it is drawn; got none")
+    sheets = []
+    try:
+        if args.results:
+            references = [read_reference(text) for text in args.reference]
+            sheets += evaluation_sheets(read_all(args.results), references, args.panel_by)
+        if args.training:
+            sheets.append(training_sheet(read_runs(args.training), args.smooth))
+    except ValueError as error:  # of an argument or of a file that one names
+        raise UsageError(str(error)) from error
+    return sheets
 
 
 def _steps(text: str) -> int:
@@ -114,6 +120,7 @@ def _inches(text: str) -> float:
     return inches
 
 
-def _printable(text: str) -> str:
-    encoding = sys.stderr.encoding or "utf-8"
-    return "".join(c if c.isprintable() else "?" for c in text).encode(encoding, "backslashreplace").decode(encoding)
+def _printable(text: object, stream: TextIO) -> str:
+    encoding = stream.encoding or "utf-8"
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    return shown.encode(encoding, "backslashreplace").decode(encoding)

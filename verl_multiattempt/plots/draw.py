@@ -77,12 +77,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def draw(sheet: Sheet, width: float) -> Figure:
     """The figure, to be called within `house_style`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = sheet.columns or max(1, min(len(sheet.panels), int(width / MIN_PANEL_INCHES)))
     width = max(width, columns * MIN_PANEL_INCHES)
     rows = -(-len(sheet.panels) // columns)
     figure = Figure(figsize=(width, 2.0 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = [grid[i // columns][i % columns] for i in range(rows * columns)]
     for unused in axes[len(sheet.panels) :]:
