@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-BENCHMARKS = {"math500": (500, 0.62), "aime24": (30, 0.12), "amc23": (40, 0.45), "minerva": (272, 0.2), "olympiadbench": (674, 0.28)}
+BENCHMARKS = {
+    "math500": (500, 0.62),
+    "aime24": (30, 0.12),
+    "amc23": (40, 0.45),
+    "minerva": (272, 0.2),
+    "olympiadbench": (674, 0.28),
+}
 """Questions, and the share that the simulated model solves at its first attempt."""
 NUM_RESAMPLES = 200
 
@@ -85,9 +91,7 @@ def make_results(
 
 def flat_results(label: str, values: dict[int, float], *, model: str = "m", **more: Any) -> dict[str, Any]:
     """Results of one benchmark, ``tiny``, with these accuracies and intervals of 0.1 to both sides."""
-    accuracy = {
-        str(k): {"value": v, "low": max(0.0, v - 0.1), "high": min(1.0, v + 0.1)} for k, v in values.items()
-    }
+    accuracy = {str(k): {"value": v, "low": max(0.0, v - 0.1), "high": min(1.0, v + 0.1)} for k, v in values.items()}
     tiny = {
         "accuracy": accuracy, "measure": "accuracy@k", "questions": 10, "samples": 1,
         "refinement": {str(k): 0.5 / k for k in values if k > 1}, "repeat": {str(k): None for k in values if k > 1},

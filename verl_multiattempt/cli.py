@@ -31,7 +31,6 @@ examples:
   multiattempt evaluate --model MODEL --data data/math500.parquet --out results/model   accuracy@k
   multiattempt plot results/model results/other --out figures   the curves of several models
   multiattempt view outputs/quickstart   read the episodes of a run in a browser
-  multiattempt plot outputs/eval/results.json --out figures   accuracy against allowed attempts, as PNG and SVG
 
 exit status: 0 success, 1 failure, 2 wrong arguments
 multiattempt COMMAND --help says more.

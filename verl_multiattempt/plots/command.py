@@ -78,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise UsageError(f"--out must be a folder; got the file {args.out!r}") from None
-    for files, notes in rendered:
+    for files, _ in rendered:
         for name, content in files.items():
             write_atomically(out / name, content)
             print(_printable(out / name, sys.stdout))
-        for note in notes:
-            print(_printable(f"note: {note}", sys.stderr), file=sys.stderr)
+    for note in dict.fromkeys(note for _, notes in rendered for note in notes):
+        print(_printable(f"note: {note}", sys.stderr), file=sys.stderr)
     return 0
 
 

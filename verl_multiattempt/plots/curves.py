@@ -46,14 +46,9 @@ def evaluation_sheets(
 
 
 def _names(arms: Sequence[Arm], panel_by: str) -> dict[tuple[str, float | None], str]:
-    """What each arm is called in a legend: with its way of sampling where only that tells it from another."""
-    labels = [arm.label for arm in arms]
-    return {
-        (arm.label, arm.temperature): f"{arm.label}, {arm.mode}"
-        if panel_by == "none" and labels.count(arm.label) > 1
-        else arm.label
-        for arm in arms
-    }
+    """What each arm is called in a legend: with its way of sampling where there are several."""
+    stated = panel_by == "none" and len({arm.temperature for arm in arms}) > 1
+    return {(arm.label, arm.temperature): f"{arm.label}, {arm.mode}" if stated else arm.label for arm in arms}
 
 
 Names = dict[tuple[str, float | None], str]
@@ -61,9 +56,7 @@ Groups = Sequence[tuple[str, Sequence[Arm]]]
 
 
 def _lines(arms: Iterable[Arm], names: Names, benchmark: str) -> tuple[Line, ...]:
-    found = [
-        (arm, line) for arm in arms for kind in KINDS if (line := accuracy_line(arm, kind, benchmark)) is not None
-    ]
+    found = [(arm, line) for arm in arms for kind in KINDS if (line := accuracy_line(arm, kind, benchmark)) is not None]
     return tuple(_named(line, names[arm.label, arm.temperature]) for arm, line in found)
 
 
@@ -84,7 +77,6 @@ def _accuracy_sheet(groups: Groups, names: Names, references: Sequence[Line]) ->
         return None
     arms = [arm for _, members in groups for arm in members]
     sets = {tuple(sorted(one.benchmarks(kind))) for arm in arms for one in arm.results for kind in one.curves}
-    benchmarks = sorted({name for names_of in sets for name in names_of})
     notes = [*_left_out(arms, names), *_unlike_questions(arms)]
     caption = interval_caption(panels, _OF_SINGLE)
     if len(sets) > 1:
@@ -96,9 +88,9 @@ def _accuracy_sheet(groups: Groups, names: Names, references: Sequence[Line]) ->
         ) + ".")  # fmt: skip
     if references:
         caption += " Grey: published figures, not measured here."
-    of = benchmarks[0] if len(benchmarks) == 1 else f"mean of {len(benchmarks)} benchmarks"
     return Sheet(
-        name="accuracy", title=_title(f"{_measure(panels)}, {of}", panels, _questions(arms, MEAN)), caption=caption.strip(),
+        name="accuracy", title=f"{_whose(panels)}{_measure(panels)}, {_of(arms)} ({_questions(arms, MEAN)} questions)",
+        caption=_one_kind(panels) + caption,
         panels=tuple(panels), columns=len(panels), notes=tuple(notes),
     )  # fmt: skip
 
@@ -111,16 +103,18 @@ def _benchmark_sheet(groups: Groups, names: Names) -> Sheet | None:
     panels: list[Panel] = []
     for benchmark in benchmarks:
         for mode, members in groups:
-            title = shown(benchmark) + (f", {mode}" if mode else f" ({_questions(members, benchmark)})")
+            title = shown(benchmark) + (f", {mode}" if mode else f" (n = {_questions(members, benchmark)})")
             lines = _lines(members, names, benchmark)
             panels.append(Panel(title=title, **_accuracy_axes(lines), y_group=benchmark, lines=lines))
     if not benchmarks:
         return None
     caption = interval_caption(panels, _OF_SINGLE)
+    if len(groups) == 1:
+        caption += " n: questions."
     if len(benchmarks) > 1:
         caption += " Each benchmark has its own y axis."
     return Sheet(
-        name="benchmarks", title=_title(f"{_measure(panels)} by benchmark", panels, None), caption=caption.strip(),
+        name="benchmarks", title=f"{_whose(panels)}{_measure(panels)} by benchmark", caption=_one_kind(panels) + caption,
         panels=tuple(panels), columns=len(groups) if len(groups) > 1 else None,
     )  # fmt: skip
 
@@ -128,26 +122,29 @@ def _benchmark_sheet(groups: Groups, names: Names) -> Sheet | None:
 def _retry_sheet(groups: Groups, names: Names) -> Sheet | None:
     panels: list[Panel] = []
     for mode, arms in groups:
-        for rate, meaning in (("refinement", "corrected at attempt k"), ("repeat", "repeats an earlier answer")):
+        for rate in ("refinement", "repeat"):
             lines = tuple(
                 _named(line, names[arm.label, arm.temperature])
                 for arm in arms
                 for kind in RETRIED_KINDS
                 if (line := rate_line(arm, kind, MEAN, rate)) is not None
             )
-            title = f"{rate}: {meaning}" + (f", {mode}" if mode else "")
+            title = rate.capitalize() + (f", {mode}" if mode else "")
             panels.append(
                 Panel(title=title, x_label="attempt k", y_label="share of retries (%)", lines=lines, y_group=rate)
             )
     if not any(panel.lines for panel in panels):
         return None
     arms = [arm for _, members in groups for arm in members]
-    caption = interval_caption(panels, "")
+    caption = (
+        "Refinement: share of the retries at attempt k that are correct; repeat: that give an earlier answer again. "
+    )
+    caption += interval_caption(panels, "")
     if any(line.num_seeds == 1 for panel in panels for line in panel.lines):
         caption += " A single run has no interval here."
     return Sheet(
-        name="retries", title=_title("What becomes of a retry after a wrong answer", panels, _questions(arms, MEAN)),
-        caption=caption.strip(), panels=tuple(panels), columns=2,
+        name="retries", title=f"{_whose(panels)}retries after a wrong answer, {_of(arms)} ({_questions(arms, MEAN)} questions)",
+        caption=_one_kind(panels) + caption.strip(), panels=tuple(panels), columns=2,
     )  # fmt: skip
 
 
@@ -156,7 +153,7 @@ def _accuracy_axes(lines: Iterable[Line]) -> dict[str, str]:
     if kinds == {"samples"}:
         return {"x_label": "independent samples k", "y_label": "pass@k (%)"}
     if "samples" in kinds:
-        return {"x_label": "allowed attempts k, or samples k", "y_label": "solved (%)"}
+        return {"x_label": "attempts or samples k", "y_label": "solved (%)"}
     return {"x_label": "allowed attempts k", "y_label": "accuracy@k (%)"}
 
 
@@ -164,16 +161,27 @@ def _measure(panels: Sequence[Panel]) -> str:
     kinds = {line.kind for panel in panels for line in panel.lines} - {PUBLISHED}
     if kinds == {"samples"}:
         return "pass@k"
-    return "Accuracy@k and pass@k" if "samples" in kinds else "Accuracy@k"
+    return "accuracy@k and pass@k" if "samples" in kinds else "accuracy@k"
 
 
-def _title(text: str, panels: Sequence[Panel], questions: str | None) -> str:
-    """With the kind of runs where the legend does not name it, because there is only one and several arms."""
+def _whose(panels: Sequence[Panel]) -> str:
+    """The arm, where the legend does not name it: where there is only one."""
+    arms = {line.arm for panel in panels for line in panel.lines if line.kind != PUBLISHED}
+    return f"{shown(arms.pop())}: " if len(arms) == 1 else ""
+
+
+def _one_kind(panels: Sequence[Panel]) -> str:
+    """The kind of runs, where the legend does not name it: where there is only one, and several arms."""
     lines = [line for panel in panels for line in panel.lines if line.kind != PUBLISHED]
     kinds, arms = {line.kind for line in lines}, {line.arm for line in lines}
-    if len(kinds) == 1 and len(arms) > 1:
-        text += f", {KIND_LABELS[next(iter(kinds))]}"
-    return f"{text} ({questions})" if questions else text
+    if len(kinds) > 1 or len(arms) == 1:
+        return ""
+    return f"All lines: {KIND_LABELS[kinds.pop()]}. "
+
+
+def _of(arms: Iterable[Arm]) -> str:
+    names = {name for arm in arms for one in arm.results for kind in one.curves for name in one.benchmarks(kind)}
+    return shown(names.pop()) if len(names) == 1 else f"mean of {len(names)} benchmarks"
 
 
 def _questions(arms: Iterable[Arm], benchmark: str) -> str:
@@ -185,10 +193,9 @@ def _questions(arms: Iterable[Arm], benchmark: str) -> str:
         if (curve := curve_of(one, kind, benchmark)) is not None
     }
     if not counts:
-        return "no questions"
+        return "0"
     least, most = min(counts), max(counts)
-    number = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{number} question{'' if most == 1 else 's'}"
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _unlike_questions(arms: Sequence[Arm]) -> list[str]:

@@ -25,6 +25,8 @@ MIN_PANEL_INCHES = 1.65
 SMALLEST_SPAN = 10.0
 """In percent. A flat line fills no axis with noise."""
 LONGEST_LABEL = 120
+MARGIN = 0.06
+"""Inches around title, legend and caption."""
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def render(sheet: Sheet, width: float) -> tuple[dict[str, bytes], list[str]]:
     notes = list(sheet.notes)
     if any("missing from font" in str(warning.message) for warning in caught):
         notes.append(
-            f"{sheet.name}: the installed fonts lack some characters of the labels, which are drawn as boxes. "
+            "the installed fonts lack some characters of the labels, which are drawn as boxes. "
             "Install a font that has them (such as Noto Sans CJK) or use other labels."
         )
     for warning in caught:
@@ -93,7 +95,7 @@ def draw(sheet: Sheet, width: float) -> Figure:
     for number, (ax, panel) in enumerate(zip(axes, sheet.panels, strict=False)):
         _draw_panel(ax, panel, sheet)
         _draw_axes(ax, panel, sheet, places)
-        ax.set_title(_wrapped(panel.title, width / columns, 7.5), loc="left")
+        ax.set_title(_wrapped(figure, panel.title, width / columns - 0.45, 7.5), loc="left")
         if number % columns and sheet.panels[number - 1].y_label == panel.y_label:
             ax.set_ylabel("")
         if number + columns < len(sheet.panels):
@@ -112,10 +114,18 @@ def _draw_panel(ax: Axes, panel: Panel, sheet: Sheet) -> None:
         shift = (number - (len(panel.lines) - 1) / 2) * min(0.07, 0.6 / len(panel.lines)) if panel.bars else 0
         xs = [point.x + shift for point in line.points]
         ys = [point.value * scale for point in line.points]
-        every = 1 if panel.every_x else (number * max(1, len(xs) // 40), max(1, len(xs) // 6))
-        ax.plot(xs, ys, **look.line_style(), markevery=every, zorder=3, gid=f"{line.arm} {line.kind}".strip())
+        ax.plot(xs, ys, **look.line_style(), markevery=_markers_at(number, xs, panel), zorder=3)
         if has_interval(line):
             _draw_interval(ax, line, look, xs, scale, as_bars=panel.bars or len(xs) == 1)
+
+
+def _markers_at(number: int, xs: Sequence[float], panel: Panel) -> slice:
+    """Where a line has markers: at each number of attempts; along many steps a few, where other lines have none."""
+    if panel.every_x:
+        return slice(None)
+    apart = max(1, len(xs) // 6)
+    start = (number + 1) * apart // (len(panel.lines) + 1)
+    return slice(start, None, apart) if len(panel.lines) > 1 else slice(0, 0)
 
 
 def _draw_interval(ax: Axes, line: Line, look: Look, xs: list[float], scale: float, *, as_bars: bool) -> None:
@@ -139,17 +149,25 @@ def _draw_axes(ax: Axes, panel: Panel, sheet: Sheet, places: set[int]) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     margin = 0.35 if panel.every_x else max(0.5, 0.02 * (last - first))
     ax.set_xlim(first - margin, last + margin)
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=3))
     ax.set_ylim(*_y_limits([p for p in sheet.panels if p is panel or (panel.y_group and p.y_group == panel.y_group)]))
+
+
+def _ends(panel: Panel, line: Line) -> Iterator[float]:
+    """What the y axis has to hold of a line: along steps not the interval of two seeds, which flattens every curve."""
+    for point in line.points:
+        yield point.value
+        if point.low is not None and point.high is not None and (panel.every_x or line.num_seeds > 2):
+            yield point.low
+            yield point.high
 
 
 def _y_limits(panels: Sequence[Panel]) -> tuple[float, float]:
     scale = 100 if panels[0].percent else 1
-    points = [point for panel in panels for line in panel.lines for point in line.points]
-    if not points:
+    ends = [end * scale for panel in panels for line in panel.lines for end in _ends(panel, line)]
+    if not ends:
         return 0.0, 100.0
-    low = min(scale * (point.value if point.low is None else point.low) for point in points)
-    high = max(scale * (point.value if point.high is None else point.high) for point in points)
+    low, high = min(ends), max(ends)
     span = max(high - low, SMALLEST_SPAN if panels[0].percent else 1e-3 * max(abs(low), abs(high), 1e-3))
     middle, half = (low + high) / 2, span * 0.55
     low, high = middle - half, middle + half
@@ -160,21 +178,25 @@ def _y_limits(panels: Sequence[Panel]) -> tuple[float, float]:
 
 def _surround(figure: Figure, sheet: Sheet, width: float, panels_height: float) -> None:
     """Title above, legend and caption below, each as high as its text needs, so that nothing covers data."""
-    margin = 0.06
-    title = figure.suptitle(_wrapped(sheet.title, width, 8.5), x=margin / width, ha="left")
+    title = figure.suptitle(_wrapped(figure, sheet.title, width - 2 * MARGIN, 8.5), x=MARGIN / width, ha="left")
     caption = figure.text(
-        margin / width, 0, _wrapped(sheet.caption, width, 6.5), fontsize=6.5, color="#404040", va="bottom"
+        MARGIN / width,
+        0,
+        _wrapped(figure, sheet.caption, width - 2 * MARGIN, 6.5),
+        fontsize=6.5,
+        color="#404040",
+        va="bottom",
     )
     legend_height = _legend_height(figure, sheet, width)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     title_height = title.get_window_extent(renderer).height / figure.dpi
     caption_height = caption.get_window_extent(renderer).height / figure.dpi if sheet.caption else 0
-    below = margin + caption_height + margin + legend_height
+    below = 3 * MARGIN + caption_height + legend_height
     height = title_height + 0.1 + panels_height + below
     figure.set_size_inches(width, height)
-    caption.set_y(margin / height)
+    caption.set_y(MARGIN / height)
     for legend in figure.legends:
-        legend.set_bbox_to_anchor((0, (2 * margin + caption_height) / height))
+        legend.set_bbox_to_anchor((MARGIN / width, (2 * MARGIN + caption_height) / height))
     figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - below / height))  # type: ignore[union-attr, call-arg]
 
 
@@ -188,15 +210,15 @@ def _legend_height(figure: Figure, sheet: Sheet, width: float) -> float:
     handles = [Line2D([], [], **look.line_style()) for _, look in entries]
     for columns in range(min(4, len(entries)), 0, -1):
         legend = figure.legend(
-            handles, [str(i) for i in range(len(entries))], loc="lower left", bbox_to_anchor=(0, 0), ncols=columns,
-            frameon=False, handlelength=3.2, columnspacing=1.2, borderaxespad=0, borderpad=0.3,
+            handles, [str(i) for i in range(len(entries))], loc="lower left", bbox_to_anchor=(MARGIN / width, 0), ncols=columns,
+            frameon=False, handlelength=3, columnspacing=1.2, borderaxespad=0, borderpad=0,
         )  # fmt: skip
         # Set here: matplotlib takes a label that begins with an underscore for one to leave out.
         for text, (label, _) in zip(legend.get_texts(), entries, strict=True):
-            text.set_text(_wrapped(label, width - 0.5, 7))
+            text.set_text(_wrapped(figure, label, width - 2 * MARGIN - 0.4, 7))
         figure.canvas.draw()
         extent = legend.get_window_extent()
-        if columns == 1 or extent.width <= width * figure.dpi:
+        if columns == 1 or extent.width <= (width - 2 * MARGIN) * figure.dpi:
             return extent.height / figure.dpi
         legend.remove()
     raise AssertionError("one column is always taken")
@@ -223,6 +245,19 @@ def shown(label: str) -> str:
     return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _wrapped(text: str, inches: float, points: float) -> str:
-    """``text`` in lines that fit, taking a letter to be 0.56 of its size wide."""
-    return "\n".join(textwrap.wrap(text, max(8, int((inches - 0.12) * 72 / (0.56 * points)))))
+def _wrapped(figure: Figure, text: str, inches: float, points: float) -> str:
+    """``text`` in lines that are at most so wide when drawn in letters of this size."""
+    from matplotlib.font_manager import FontProperties
+
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    font = FontProperties(size=points)
+
+    def width(line: str) -> float:
+        return float(renderer.get_text_width_height_descent(line, font, False)[0]) / figure.dpi
+
+    letters = max(8, int(inches * 72 / (0.4 * points)))
+    lines = textwrap.wrap(text, letters)
+    while letters > 8 and any(width(line) > inches for line in lines):
+        letters -= 1
+        lines = textwrap.wrap(text, letters)
+    return "\n".join(lines)

@@ -9,6 +9,7 @@ from math import sqrt
 
 from verl_multiattempt.plots.read import MEAN, Curve, Results
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One place of a line."""
@@ -50,7 +51,7 @@ def mode_name(temperature: float | None) -> str:
     """How answers were sampled, in words."""
     if temperature is None:
         return "temperature not stated"
-    return "greedy" if temperature == 0 else f"T = {temperature:g}"
+    return "greedy" if temperature == 0 else f"T={temperature:g}"
 
 
 def make_arms(results: Sequence[Results]) -> list[Arm]:
@@ -117,9 +118,7 @@ def rate_line(arm: Arm, kind: str, benchmark: str, rate: str) -> Line | None:
     return Line(arm=arm.label, kind=kind, points=points, num_seeds=len(curves)) if points else None
 
 
-def mean_points(
-    seeds: Sequence[Mapping[int, float]], bounds: tuple[float, float] | None = None
-) -> tuple[Point, ...]:
+def mean_points(seeds: Sequence[Mapping[int, float]], bounds: tuple[float, float] | None = None) -> tuple[Point, ...]:
     """The mean over seeds and its 95 % t-interval, at each place that all seeds have.
 
     Args:

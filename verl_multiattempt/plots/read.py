@@ -134,7 +134,9 @@ def _curve(document: Any, where: str) -> Curve:
         raise ValueError(f"{where}.questions must be an integer of at least 1; got {questions!r}")
     return Curve(
         accuracy=dict(
-            sorted((_attempt(k, f"{where}.accuracy"), _estimate(v, f"{where}.accuracy.{k}")) for k, v in accuracy.items())
+            sorted(
+                (_attempt(k, f"{where}.accuracy"), _estimate(v, f"{where}.accuracy.{k}")) for k, v in accuracy.items()
+            )
         ),
         refinement=_rates(curve.get("refinement"), f"{where}.refinement"),
         repeat=_rates(curve.get("repeat"), f"{where}.repeat"),
@@ -153,21 +155,19 @@ def _estimate(document: Any, where: str) -> Estimate:
 def _rates(document: Any, where: str) -> dict[int, float]:
     if document is None:
         return {}
-    rates = {_attempt(k, where): v if v is None else _share(v, f"{where}.{k}") for k, v in _mapping(document, where).items()}
+    rates = {
+        _attempt(k, where): v if v is None else _share(v, f"{where}.{k}") for k, v in _mapping(document, where).items()
+    }
     return {k: rate for k, rate in sorted(rates.items()) if rate is not None}
 
 
 def _temperature(settings: Any) -> float | None:
-    """Of the sampling settings, wherever they lie in the full ones."""
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or "temperature" not in settings:
         return None
-    for part in (settings, settings.get("sampling")):
-        if isinstance(part, dict) and "temperature" in part:
-            value = part["temperature"]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"settings.temperature must be a number of at least 0; got {value!r}")
-            return float(value)
-    return None
+    value = settings["temperature"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"settings.temperature must be a number of at least 0; got {_short(value)}")
+    return float(value)
 
 
 def _mapping(value: Any, where: str, *, filled: bool = False) -> dict[str, Any]:

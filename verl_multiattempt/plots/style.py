@@ -17,10 +17,10 @@ GREY = "#707070"
 PUBLISHED_MARKERS = ("x", "+", "1", "2", "3", "4")
 
 KIND_LABELS = {
-    "nested": "with feedback (nested)",
-    "paper": "with feedback (paper protocol)",
-    "samples": "independent samples (pass@k)",
-    "no_feedback": "further attempts, no feedback",
+    "nested": "with feedback, nested",
+    "paper": "with feedback, paper's runs",
+    "samples": "pass@k, independent",
+    "no_feedback": "without feedback",
     PUBLISHED: "published",
     "": "",
 }

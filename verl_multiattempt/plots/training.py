@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from verl_multiattempt.plots.lines import Line, mean_points
 from verl_multiattempt.plots.scalars import Scalars, read_scalars
@@ -18,7 +19,7 @@ class Metric:
     title: str
     y_label: str
     bounds: tuple[float, float] | None = None
-    """(0, 1) for shares, which are drawn in percent."""
+    """Between which the quantity lies by definition; (0, 1): a share, drawn in percent."""
 
 
 METRICS = (
@@ -26,8 +27,8 @@ METRICS = (
     Metric(key="multiattempt/accuracy", title="Accuracy", y_label="episodes solved (%)", bounds=(0, 1)),
     Metric(key="multiattempt/refinement", title="Refinement", y_label="retries that correct (%)", bounds=(0, 1)),
     Metric(key="multiattempt/repeat", title="Repeated answers", y_label="share of retries (%)", bounds=(0, 1)),
-    Metric(key="multiattempt/attempts_used/mean", title="Attempts used", y_label="mean of an episode"),
-    Metric(key="response_length/mean", title="Response length", y_label="tokens, all attempts"),
+    Metric(key="multiattempt/attempts_used/mean", title="Attempts used", y_label="mean of an episode", bounds=(1, inf)),
+    Metric(key="response_length/mean", title="Response length", y_label="tokens, all attempts", bounds=(0, inf)),
 )
 
 
@@ -68,9 +69,14 @@ def training_sheet(runs: Mapping[str, Sequence[Scalars]], smooth: int = 1) -> Sh
         ))
     ]  # fmt: skip
     caption = interval_caption(panels, "")
+    counts = {len(seeds) for seeds in runs.values()}
+    if 2 in counts:
+        caption += " That of two seeds may leave the panel."
+    if 1 in counts:
+        caption += " A single run has no interval."
     caption += f" Moving average over {smooth} steps." if smooth > 1 else " Every step, not smoothed."
     return Sheet(
-        name="training", title="Training, by step", caption=caption.strip(), panels=tuple(panels),
+        name="training", title="Training: means over the episodes of each step", caption=caption.strip(), panels=tuple(panels),
         notes=tuple(_notes(runs)),
     )  # fmt: skip
 
