@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="training curves as centred moving averages over that many steps, an odd number "
                         "(default: 1, none)")  # fmt: skip
     parser.add_argument("--width", type=_inches, default=DEFAULT_WIDTH, metavar="INCHES",
-                        help="width of the figures; letters keep their size (default: 3.5, a column of a paper)")  # fmt: skip
+                        help="width of the figures; letters keep their size (default: 3.5, a column)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from verl_multiattempt.plots.lines import Line
 from verl_multiattempt.plots.sheet import Panel, Sheet, has_interval
-from verl_multiattempt.plots.style import KIND_LABELS, Look, kind_look, look_of, settings
+from verl_multiattempt.plots.style import KIND_LABELS, Look, kind_look, look_of, settings, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,19 +24,18 @@ MIN_PANEL_INCHES = 1.65
 """Narrower panels have no room for their tick labels."""
 SMALLEST_SPAN = 10.0
 """In percent. A flat line fills no axis with noise."""
-LONGEST_LABEL = 120
 MARGIN = 0.06
 """Inches around title, legend and caption."""
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """matplotlib with this package's settings alone."""
+    """Matplotlib with this package's settings alone."""
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings())
+        matplotlib.rcParams.update(settings())  # type: ignore[arg-type]
         yield
 
 
@@ -210,14 +209,13 @@ def _legend_height(figure: Figure, sheet: Sheet, width: float) -> float:
     handles = [Line2D([], [], **look.line_style()) for _, look in entries]
     for columns in range(min(4, len(entries)), 0, -1):
         legend = figure.legend(
-            handles, [str(i) for i in range(len(entries))], loc="lower left", bbox_to_anchor=(MARGIN / width, 0), ncols=columns,
-            frameon=False, handlelength=3, columnspacing=1.2, borderaxespad=0, borderpad=0,
+            handles, [str(i) for i in range(len(entries))], loc="lower left", bbox_to_anchor=(MARGIN / width, 0),
+            ncols=columns, frameon=False, handlelength=3, columnspacing=1.2, borderaxespad=0, borderpad=0,
         )  # fmt: skip
         # Set here: matplotlib takes a label that begins with an underscore for one to leave out.
         for text, (label, _) in zip(legend.get_texts(), entries, strict=True):
             text.set_text(_wrapped(figure, label, width - 2 * MARGIN - 0.4, 7))
-        figure.canvas.draw()
-        extent = legend.get_window_extent()
+        extent = legend.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
         if columns == 1 or extent.width <= (width - 2 * MARGIN) * figure.dpi:
             return extent.height / figure.dpi
         legend.remove()
@@ -237,12 +235,6 @@ def legend_entries(sheet: Sheet) -> list[tuple[str, Look]]:
             entries += [(KIND_LABELS[kind], kind_look(kind)) for kind in kinds]
     published = sheet.published
     return entries + [(f"{shown(name)} (published)", look_of(name, "published", arms, published)) for name in published]
-
-
-def shown(label: str) -> str:
-    """A label as it can be drawn: one line, nothing unprintable, not longer than a legend bears."""
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(label.split()))
-    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _wrapped(figure: Figure, text: str, inches: float, points: float) -> str:

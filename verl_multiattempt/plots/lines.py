@@ -82,9 +82,9 @@ def _require_same_runs(label: str, first: Results, other: Results) -> None:
     ]:
         if of_first != of_other:
             raise ValueError(
-                f"results of one label are seeds of one arm and must have the same {what}; of {label!r} {first.path} has "
-                f"{', '.join(of_first)}, {other.path} has {', '.join(of_other)}. Give them different labels "
-                "(`multiattempt evaluate --label`) or evaluate on the same."
+                f"results of one label are seeds of one arm and must have the same {what}; of {label!r} "
+                f"{first.path} has {', '.join(of_first)}, {other.path} has {', '.join(of_other)}. Give them "
+                "different labels (`multiattempt evaluate --label`) or evaluate on the same."
             )
 
 
@@ -125,7 +125,7 @@ def mean_points(seeds: Sequence[Mapping[int, float]], bounds: tuple[float, float
         seeds: for each seed its values by place.
         bounds: what the quantity lies between by definition; intervals end there.
     """
-    common = sorted(set.intersection(*(set(seed) for seed in seeds)))
+    common = sorted(set(seeds[0]).intersection(*seeds[1:]))
     return tuple(_mean_point(x, [seed[x] for seed in seeds], bounds) for x in common)
 
 
@@ -155,5 +155,4 @@ def t_quantile(degrees_of_freedom: int) -> float:
 
 def missing_places(seeds: Sequence[Mapping[int, object]]) -> list[int]:
     """Places that some seeds have and others have not, so that no mean is drawn there."""
-    every = set().union(*seeds)
-    return sorted(every - set.intersection(*(set(seed) for seed in seeds)))
+    return sorted(set(seeds[0]).union(*seeds[1:]) - set(seeds[0]).intersection(*seeds[1:]))

@@ -99,7 +99,7 @@ def interval_caption(panels: Sequence[Panel], single: str) -> str:
     of_seeds = any(has_interval(line) and line.num_seeds > 1 for line in lines)
     of_single = any(has_interval(line) and line.num_seeds == 1 for line in lines)
     if of_seeds and of_single:
-        return f"{shape}: 95\N{NO-BREAK SPACE}% interval; over seeds (t; the line is their mean), of a single run {single}."
+        return f"{shape}: 95\N{NO-BREAK SPACE}% interval: over seeds (t) around their mean, of a single run {single}."
     if of_seeds:
         return f"Lines: mean over seeds. {shape}: 95\N{NO-BREAK SPACE}% t-interval over seeds."
     return f"{shape}: 95\N{NO-BREAK SPACE}% interval {single}." if of_single else ""

@@ -14,11 +14,12 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 # More than the colours, and no multiple of them: a pair comes again only after 77 arms.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">", "p")
 GREY = "#707070"
+LONGEST_LABEL = 120
 PUBLISHED_MARKERS = ("x", "+", "1", "2", "3", "4")
 
 KIND_LABELS = {
     "nested": "with feedback, nested",
-    "paper": "with feedback, paper's runs",
+    "paper": "with feedback, a run per k",
     "samples": "pass@k, independent",
     "no_feedback": "without feedback",
     PUBLISHED: "published",
@@ -81,8 +82,14 @@ def kind_look(kind: str) -> Look:
     return Look(colour=GREY, marker="o", dashes=_DASHES[kind], hollow=kind in _HOLLOW)
 
 
+def shown(label: str) -> str:
+    """A label as it can be drawn: one line, nothing unprintable, not longer than a legend bears."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(label.split()))
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def settings() -> dict[str, Any]:
-    """matplotlib's settings, for figures as wide as a column of a paper; the user's own do not play into them."""
+    """Matplotlib's settings, for figures as wide as a column of a paper; the user's own do not play into them."""
     from matplotlib import font_manager
 
     installed = set(font_manager.get_font_names())

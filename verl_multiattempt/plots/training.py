@@ -76,8 +76,8 @@ def training_sheet(runs: Mapping[str, Sequence[Scalars]], smooth: int = 1) -> Sh
         caption += " A single run has no interval."
     caption += f" Moving average over {smooth} steps." if smooth > 1 else " Every step, not smoothed."
     return Sheet(
-        name="training", title="Training: means over the episodes of each step", caption=caption.strip(), panels=tuple(panels),
-        notes=tuple(_notes(runs)),
+        name="training", title="Training: means over the episodes of each step", caption=caption.strip(),
+        panels=tuple(panels), notes=tuple(_notes(runs)),
     )  # fmt: skip
 
 
@@ -101,8 +101,8 @@ def _line(label: str, seeds: Sequence[Scalars], metric: Metric, smooth: int) -> 
 def _notes(runs: Mapping[str, Sequence[Scalars]]) -> list[str]:
     notes = []
     for label, seeds in runs.items():
-        if missing := [metric.key for metric in METRICS if not any(seed.get(metric.key) for seed in seeds)]:
-            notes.append(f"{label}: {', '.join(missing)} not logged, so not drawn.")
+        if missing := [metric.key for metric in METRICS if not all(seed.get(metric.key) for seed in seeds)]:
+            notes.append(f"{label}: {', '.join(missing)} not drawn, because not all of its runs logged it.")
         last = [max(step for steps in seed.values() for step in steps) for seed in seeds]
         if min(last) != max(last):
             notes.append(
