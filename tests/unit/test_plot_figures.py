@@ -207,13 +207,14 @@ def test_nothing_covers_the_data_or_leaves_the_page(width: float, tmp_path: Path
         figure.canvas.draw()
         page = figure.bbox
         legend = figure.legends[0].get_window_extent()
-        caption = figure.texts[0].get_window_extent()
-        for box in (legend, caption, figure.texts[-1].get_window_extent()):
+        title, caption = (text.get_window_extent() for text in figure.texts)
+        for box in (title, legend, caption):
             assert box.x0 >= -0.5
             assert box.x1 <= page.x1 + 0.5
             assert box.y0 >= -0.5
         for ax in figure.axes:
             assert ax.get_tightbbox().y0 >= legend.y1 - 0.5
+            assert ax.get_tightbbox().y1 <= title.y0 + 0.5
         assert legend.y0 >= caption.y1 - 0.5
 
 

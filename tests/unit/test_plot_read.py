@@ -104,7 +104,7 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is none at .*nowhere"):
+    with pytest.raises(ValueError, match=r"there is none at .*nowhere"):
         read_results(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"there is none at .*results\.json"):
         read_results(tmp_path)
