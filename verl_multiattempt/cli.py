@@ -112,6 +112,7 @@ COMMANDS = {
         run=_run_check,
     ),
     "view": _of_module("view", "turn a run's episode log into a page to read in a browser"),
+    "plot": _of_module("plots.command", "draw figures of evaluations and of training"),
 }
 
 

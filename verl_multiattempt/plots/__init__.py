@@ -1,0 +1,1 @@
+"""``multiattempt plot``: figures of evaluations and of training."""
