@@ -123,8 +123,10 @@ class RunLog:
     def __init__(self, folder: Path, run: Run, questions: Questions):
         self.directory = folder / run.name
         self.run = run
+        self.num_ended = 0
+        """Episodes in the log."""
         self.num_solved = 0
-        """Of the ended episodes."""
+        """How many of these are solved."""
         self._questions = questions
         self._files: list[Path] = []
         # File and place of each line, [num_questions, samples]; -1 where the episode has not ended.
@@ -135,11 +137,6 @@ class RunLog:
         self._refusal: str | None = None
         """Why the disk took a line in part or not at all; nothing may be glued to that."""
         self._scan()
-
-    @property
-    def num_ended(self) -> int:
-        """Episodes in the log."""
-        return int((self._file_of >= 0).sum())
 
     @property
     def num_episodes(self) -> int:
@@ -159,16 +156,16 @@ class RunLog:
 
         Raises:
             CommandError: the disk does not take it.
+            ValueError, TypeError, RecursionError: a value of the row or of a verifier cannot be written.
         """
+        line = to_line(recorded) + b"\n"
         if self._output is None:
             self._output = self._open(f"episodes-{worker_name()}-000000.jsonl")
             path = Path(os.fsdecode(self._output.name))
             if path not in self._files:
                 self._files.append(path)
-        offset = self._write(self._output, to_line(recorded) + b"\n")
-        self._file_of[number, recorded.rollout] = self._files.index(Path(os.fsdecode(self._output.name)))
-        self._offset_of[number, recorded.rollout] = offset
-        self.num_solved += recorded.episode.solved
+        offset = self._write(self._output, line)
+        self._take(recorded, number, self._files.index(Path(os.fsdecode(self._output.name))), offset)
 
     def append_failure(self, values: Mapping[str, Any]) -> None:
         """Note an episode that failed.
@@ -232,8 +229,12 @@ class RunLog:
         number, rollout = self._questions.find(recorded.episode.question_id), recorded.rollout
         if number is None or not 0 <= rollout < self.run.samples or self._file_of[number, rollout] >= 0:
             return
-        self._file_of[number, rollout] = number_of_file
-        self._offset_of[number, rollout] = offset
+        self._take(recorded, number, number_of_file, offset)
+
+    def _take(self, recorded: RecordedEpisode, number: int, number_of_file: int, offset: int) -> None:
+        self._file_of[number, recorded.rollout] = number_of_file
+        self._offset_of[number, recorded.rollout] = offset
+        self.num_ended += 1
         self.num_solved += recorded.episode.solved
 
     def _open(self, name: str) -> io.FileIO:
