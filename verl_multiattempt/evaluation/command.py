@@ -16,11 +16,17 @@ from verl_multiattempt.evaluation.engines import check_engine_arguments, make_en
 from verl_multiattempt.evaluation.interruption import Interrupted, run_interruptible
 from verl_multiattempt.evaluation.plan import plan_runs
 from verl_multiattempt.evaluation.questions import Questions, file_hash
-from verl_multiattempt.evaluation.resume import RESULTS_NAME, RunLog, claim_settings, open_output, write_json
+from verl_multiattempt.evaluation.resume import (
+    RESULTS_NAME,
+    RunLog,
+    claim_settings,
+    open_output,
+    weights_fingerprint,
+    write_json,
+)
 from verl_multiattempt.evaluation.settings import CONTROLS, PROTOCOLS, EvaluationSettings
 from verl_multiattempt.settings import Settings
 
-HELP = "measure accuracy@k of a model on benchmarks"
 DESCRIPTION = """\
 Runs each question as an episode, the same as in training, and writes accuracy@k with 95 % intervals, refinement and
 repeat rates to OUT/results.json, and every episode to OUT/<run> (multiattempt view OUT/<run>). Stopped at any point,
@@ -37,7 +43,7 @@ controls, what the same number of attempts is worth without feedback:
 examples:
   multiattempt evaluate --model Qwen/Qwen2.5-Math-1.5B --data math500 aime24 --out eval/base
   multiattempt evaluate --model checkpoints/global_step_100 --data val.parquet --out eval/step100 --attempts 1 2 4
-  multiattempt evaluate --model MODEL --data math500 --out OUT --temperature 1 --samples 4 --controls samples no_feedback
+  multiattempt evaluate --model MODEL --data math500 --out OUT --temperature 1 --controls samples no_feedback
   multiattempt evaluate --model NAME --base-url http://localhost:8000/v1 --data math500 --out OUT --concurrency 64
 """
 _ALLOWANCE = ("min_attempts", "max_attempts", "distribution", "weights", "scope", "seed", "val_max_attempts", "record")
@@ -105,9 +111,7 @@ def run(args: argparse.Namespace) -> int:
     return evaluate(settings, args.out, make_engine)
 
 
-def evaluate(
-    settings: EvaluationSettings, out: str | Path, engine_for: Callable[[EvaluationSettings], Engine]
-) -> int:
+def evaluate(settings: EvaluationSettings, out: str | Path, engine_for: Callable[[EvaluationSettings], Engine]) -> int:
     """Run an evaluation, or what is left of it, and write and print its results.
 
     Args:
@@ -157,8 +161,8 @@ def _carry_out(
     try:
         run_interruptible(runner.run())
     except Interrupted as error:
-        _say(f"interrupted: {total - runner.num_left:,} of {total:,} episodes are in {folder}; the same command goes on "
-             "from there")  # fmt: skip
+        _say(f"interrupted: {total - runner.num_left:,} of {total:,} episodes are in {folder}; the same command "
+             "goes on from there")  # fmt: skip
         return 130 if error.number == signal.SIGINT else 1
     results = make_results(settings, questions, logs, engine.describe())
     write_json(folder / RESULTS_NAME, results)
@@ -167,8 +171,8 @@ def _carry_out(
     _warn_of_undecided(results)
     if runner.num_failed:
         raise CommandError(
-            f"{runner.num_failed:,} of {total:,} episodes failed and are in no figure; the last: {runner.last_failure}. "
-            "The same command tries them again."
+            f"{runner.num_failed:,} of {total:,} episodes failed and are in no figure; the last: "
+            f"{runner.last_failure}. The same command tries them again."
         )
     return 0
 
@@ -206,8 +210,8 @@ def identity(settings: EvaluationSettings, files: Sequence[Path]) -> dict[str, A
     """What a second call in the same folder must agree with: the settings, and what the data and the model hold."""
     values = settings.to_json()
     model = Path(settings.model).expanduser()
-    if model.exists():
-        values["model"] = str(model.resolve())
+    if model.is_dir():
+        values |= {"model": str(model.resolve()), "model_fingerprint": weights_fingerprint(model)}
     return {**values, "data_sha256": [file_hash(file) for file in files]}
 
 
@@ -245,7 +249,9 @@ def _task_settings(args: argparse.Namespace, max_attempts: int) -> Settings:
         if not equals or not all(names):
             raise ValueError(f"set must be KEY=VALUE; got {assignment!r}")
         if names[0] in _ALLOWANCE:
-            raise ValueError(f"set must name a setting that an evaluation reads; got {key!r}. See --attempts and --seed.")
+            raise ValueError(
+                f"set must name a setting that an evaluation reads; got {key!r}. See --attempts and --seed."
+            )
         _put(values, names, _value(text))
     for name, option in (("max_tokens_per_attempt", args.max_tokens_per_attempt), ("role", args.feedback_role)):
         if option is not None:

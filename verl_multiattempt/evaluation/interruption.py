@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):  # noqa: N818 (it is no error)
+class Interrupted(Exception):
     """A signal ended the work; what had to be closed is closed."""
 
     def __init__(self, number: int):
@@ -35,7 +35,7 @@ def run_interruptible(work: Coroutine[Any, Any, _T]) -> _T:
     async def main() -> _T:
         task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
 
-        # Not the loop's own handlers: those would say nothing while the work holds the loop (as vLLM does at its start).
+        # Not the loop's own handlers: those say nothing while the work holds the loop, as vLLM does at its start.
         def on_signal(number: int, frame: FrameType | None) -> None:
             if received:
                 raise KeyboardInterrupt

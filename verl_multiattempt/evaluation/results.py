@@ -170,9 +170,7 @@ def _curve(parts: Sequence[_Part], name: str, seed: int) -> tuple[dict[str, Any]
     if largest.run.kind != "samples":
         figures = largest.figures()
         for measure in ("refinement", "repeat"):
-            curve[measure] = {
-                str(k): figures.get(f"{measure}@{k}") for k in range(2, largest.run.max_attempts + 1)
-            }
+            curve[measure] = {str(k): figures.get(f"{measure}@{k}") for k in range(2, largest.run.max_attempts + 1)}
             curve[f"{measure}_all"] = figures.get(measure)
     return curve, estimates
 

@@ -15,6 +15,7 @@ episodes that were open; the next one runs these, with the same seeds.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -34,6 +35,7 @@ from verl_multiattempt.record_writer import worker_name
 
 SETTINGS_NAME = "settings.json"
 RESULTS_NAME = "results.json"
+_NUM_PIECES, _PIECE_BYTES = 64, 4096
 
 
 def open_output(path: str | Path) -> tuple[Path, io.FileIO]:
@@ -82,11 +84,35 @@ def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} must be readable JSON; got: {error}. Choose another --out.") from error
-    if changed := differences(before, now):
+    changed = differences(before, now)
+    if changed and not any(folder.glob("*/episodes-*.jsonl")):
+        write_json(path, now)  # the earlier call did not come as far as an episode
+    elif changed:
         raise UsageError(
             f"out must be a folder of the same settings, or a new one; got {str(folder)!r}, in which differ:\n  "
             + "\n  ".join(changed)
         )
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """A hash of some of the content of a model's weights, or of a checkpoint's: a step of training changes all of it.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    weights = [path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern)]
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(weights or folder.rglob("*.pt")):
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder)} {size}".encode())
+            with path.open("rb") as file:
+                for i in range(_NUM_PIECES):
+                    file.seek(size * i // _NUM_PIECES)
+                    digest.update(file.read(_PIECE_BYTES))
+    except OSError as error:
+        raise UsageError(f"--model must be readable; got {error.filename!r}: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ class EvaluationSettings:
     label: str | None = None
     """What figures call these results; None: the model's name."""
     task: Settings = field(default_factory=Settings)
-    """The settings under ``multiattempt:``; of these, the ones about drawing allowances and the log say nothing here."""
+    """The settings under ``multiattempt:``; the ones about drawing allowances and the log say nothing here."""
     engine: Mapping[str, Any] = field(default_factory=dict)
     """The engine's kind, and its own settings that were given."""
 
