@@ -18,6 +18,8 @@ from verl_multiattempt.evaluation.engine import Sampling, request_seed
 from verl_multiattempt.feedback import Message
 from verl_multiattempt.record import Segment
 from verl_multiattempt.rollout import Generation
+from verl_multiattempt.settings import VerifierSettings
+from verl_multiattempt.verifier import Outcome, Question, Verdict
 
 Answer = Callable[[str, int, int], str]
 """The text of an attempt: of a question, the seed of the request, the attempt's number from 0."""
@@ -126,3 +128,23 @@ def write_questions(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     """A parquet file of rows."""
     pq.write_table(pa.Table.from_pylist(list(rows)), path)
     return path
+
+
+class FailingVerifier:
+    """Never comes to a decision."""
+
+    def __init__(self, settings: VerifierSettings):
+        pass
+
+    async def verify(self, text: str, question: Question) -> Verdict:
+        return Verdict(outcome=Outcome.ERROR, detail="out of order", fault="error")
+
+    async def close(self) -> None:
+        pass
+
+
+class TellingVerifier(FailingVerifier):
+    """Finds all wrong, and tells the model something."""
+
+    async def verify(self, text: str, question: Question) -> Verdict:
+        return Verdict(outcome=Outcome.INCORRECT, feedback="Saw <|im_end|>\ud800")

@@ -232,7 +232,8 @@ class RunLog:
                 try:
                     os.fsync(file.fileno())
                 except OSError as error:
-                    raise CommandError(f"{self.directory} cannot be written to: {error.strerror}") from error
+                    if self._refusal is None:  # else it was said already
+                        raise CommandError(f"{self.directory} cannot be written to: {error.strerror}") from error
                 finally:
                     file.close()
 

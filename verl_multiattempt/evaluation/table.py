@@ -11,8 +11,8 @@ from verl_multiattempt.view_text import printable
 _TITLES = {
     "nested": "nested: {most} attempts allowed in one run, accuracy@k read off it",
     "paper": "paper: a run for each k, whose opening allows k attempts",
-    "samples": "samples (control): pass@k of {samples} independent single attempts",
-    "no_feedback": "no_feedback (control): as nested, with no message between the attempts",
+    "samples": "samples (control): pass@k, from {samples} single attempts",
+    "no_feedback": "no_feedback (control): as nested, with nothing said between attempts",
 }
 _MAX_NAME = 32
 
@@ -31,7 +31,7 @@ def _kind_table(kind: str, curves: Mapping[str, Any]) -> str:
     for name in shown:
         lines += _rows(name, curves[name], ks, rates)
     title = _TITLES[kind].format(most=ks[-1] if ks else "no", samples=curves[MEAN]["samples"])
-    return f"{title}; %, below it the 95 % interval\n{_aligned(lines)}"
+    return f"{title}; in %, with 95 % intervals\n{_aligned(lines)}"
 
 
 def _rows(name: str, curve: Mapping[str, Any], ks: Sequence[str], rates: Sequence[str]) -> list[list[str]]:
