@@ -149,11 +149,11 @@ def test_figures_are_those_of_training_for_the_same_episodes(data: Path, tmp_pat
 def test_stopped_anywhere_and_run_again_gives_the_same_results(data: Path, tmp_path: Path, stop_at: int) -> None:
     def die(conversation: Conversation, call: int) -> None:
         if call == stop_at:
-            raise EngineError("the engine died")
+            raise EngineError("the engine died.")
 
     settings = settings_for(data, **EVERYTHING)
     _, whole = run(settings, tmp_path / "whole")
-    with pytest.raises(EngineError, match="the engine died"):
+    with pytest.raises(CommandError, match=r"the engine died\. The same command goes on"):
         run(settings, tmp_path / "parts", on_call=die, max_open=5)
     ended = sum(1 for _ in (tmp_path / "parts").glob("*/episodes-*.jsonl") for _ in _.open())
     assert not (tmp_path / "parts" / "results.json").exists()
@@ -215,7 +215,7 @@ def test_settings_of_a_call_that_came_to_no_episode_do_not_bind(data: Path, tmp_
     def refuse(_: EvaluationSettings) -> ScriptedEngine:
         raise ValueError("no chat template")
 
-    with pytest.raises(ValueError, match="no chat template"):
+    with pytest.raises(UsageError, match="--model must be one that the engine can take; got 'typo': no chat template"):
         evaluate(settings_for(data, model="typo"), tmp_path / "out", refuse)
     assert run(settings_for(data), tmp_path / "out")[0] == 0
 

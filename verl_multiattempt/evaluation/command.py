@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_multiattempt.cli_errors import CommandError, UsageError
-from verl_multiattempt.evaluation.engine import Engine
+from verl_multiattempt.evaluation.engine import Engine, EngineError
 from verl_multiattempt.evaluation.engines import check_engine_arguments, make_engine
 from verl_multiattempt.evaluation.interruption import Interrupted, run_interruptible
 from verl_multiattempt.evaluation.plan import plan_runs
@@ -152,7 +152,10 @@ def _carry_out(
     from verl_multiattempt.evaluation.runner import Runner
     from verl_multiattempt.evaluation.table import results_table
 
-    engine = engine_for(settings)
+    try:
+        engine = engine_for(settings)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--model must be one that the engine can take; got {settings.model!r}: {error}") from error
     runner = Runner(settings, questions, logs, engine)
     total = sum(log.num_episodes for log in logs)
     _say(f"{len(questions):,} questions of {', '.join(questions.benchmarks)}; {total:,} episodes in "
@@ -164,6 +167,8 @@ def _carry_out(
         _say(f"interrupted: {total - runner.num_left:,} of {total:,} episodes are in {folder}; the same command "
              "goes on from there")  # fmt: skip
         return 130 if error.number == signal.SIGINT else 1
+    except EngineError as error:
+        raise CommandError(f"{error} The same command goes on where it was.") from error
     results = make_results(settings, questions, logs, engine.describe())
     write_json(folder / RESULTS_NAME, results)
     print(results_table(results))
