@@ -23,6 +23,7 @@ _EPILOG = """\
 examples:
   multiattempt check data.train_files=train.parquet data.val_files=val.parquet \\
     actor_rollout_ref.model.path=Qwen/Qwen2.5-Math-1.5B   is everything right? the same words as for the training
+  multiattempt prepare math500           a published benchmark, from the hub to verl's parquet
   multiattempt view outputs/quickstart   read the episodes of a run in a browser
 
 multiattempt COMMAND --help says more.
@@ -91,6 +92,19 @@ def _run_view(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    from verl_multiattempt.data import command
+
+    parser.description, parser.epilog = command.DESCRIPTION, command.EPILOG
+    command.add_arguments(parser)
+
+
+def _run_prepare(args: argparse.Namespace) -> int:
+    from verl_multiattempt.data.command import run
+
+    return run(args)
+
+
 COMMANDS = {
     "check": Command(
         help="check a training command, its data and its chat template before GPUs are spent",
@@ -98,6 +112,13 @@ COMMANDS = {
         epilog=_CHECK_EPILOG,
         add_arguments=_add_check_arguments,
         run=_run_check,
+    ),
+    "prepare": Command(
+        help="turn a published benchmark, or a dataset of your own, into verl's parquet",
+        description="Reads a dataset, checks every row, and writes verl's parquet with a data card beside it.",
+        epilog=None,
+        add_arguments=_add_prepare_arguments,
+        run=_run_prepare,
     ),
     "view": Command(
         help="turn a run's episode log into a page to read in a browser",
