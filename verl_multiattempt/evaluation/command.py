@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         settings = read_settings(args)
     except ValueError as error:
         raise UsageError(_of_option(str(error))) from error
-    return evaluate(settings, args.out, make_engine)
+    return evaluate(settings, args.out, lambda made: make_engine(made, Path(args.out).expanduser() / "model"))
 
 
 def evaluate(settings: EvaluationSettings, out: str | Path, engine_for: Callable[[EvaluationSettings], Engine]) -> int:
@@ -154,8 +154,11 @@ def _carry_out(
 
     try:
         engine = engine_for(settings)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--model must be one that the engine can take; got {settings.model!r}: {error}") from error
+    except ValueError as error:
+        raise UsageError(_of_option(str(error))) from error
+    except OSError as error:  # of the hub's client, over many lines
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--model must be a model that can be loaded; got {settings.model!r}: {reason:.500}") from error
     runner = Runner(settings, questions, logs, engine)
     total = sum(log.num_episodes for log in logs)
     _say(f"{len(questions):,} questions of {', '.join(questions.benchmarks)}; {total:,} episodes in "
@@ -168,7 +171,7 @@ def _carry_out(
              "goes on from there")  # fmt: skip
         return 130 if error.number == signal.SIGINT else 1
     except EngineError as error:
-        raise CommandError(f"{error} The same command goes on where it was.") from error
+        raise CommandError(str(error)) from error
     results = make_results(settings, questions, logs, engine.describe())
     write_json(folder / RESULTS_NAME, results)
     print(results_table(results))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
 from verl_multiattempt.evaluation.engine import Engine
@@ -43,8 +45,16 @@ def check_engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {"kind": kind, **given}
 
 
-def make_engine(settings: EvaluationSettings) -> Engine:
-    """The engine of an evaluation; it is not started yet."""
+def make_engine(settings: EvaluationSettings, cache_dir: Path) -> Engine:
+    """The engine of an evaluation; it is not started yet.
+
+    Args:
+        settings: of the evaluation.
+        cache_dir: where a checkpoint of verl's trainer is merged to.
+
+    Raises:
+        ValueError, OSError: the model, its chat template or the server's key cannot be used.
+    """
     arguments = dict(settings.engine)
     kind = arguments.pop("kind")
     if settings.concurrency is not None:
@@ -52,7 +62,12 @@ def make_engine(settings: EvaluationSettings) -> Engine:
     if kind == "openai":
         from verl_multiattempt.evaluation.openai_engine import OpenAIEngine
 
+        if name := arguments.pop("api_key_env", None):
+            if not os.environ.get(name):
+                raise ValueError(f"--api-key-env must name an environment variable that is set; got {name!r}")
+            arguments["api_key"] = os.environ[name]
         return OpenAIEngine(settings.model, settings.task, **arguments)
+    from verl_multiattempt.evaluation.checkpoint import resolve_model
     from verl_multiattempt.evaluation.vllm_engine import VllmEngine
 
-    return VllmEngine(settings.model, settings.task, **arguments)
+    return VllmEngine(resolve_model(settings.model, cache_dir), settings.task, **arguments)

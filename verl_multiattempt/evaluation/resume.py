@@ -56,7 +56,7 @@ def open_output(path: str | Path) -> tuple[Path, io.FileIO]:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\n")
     except OSError as error:
-        raise UsageError(f"out must be a folder that can be written to; got {str(path)!r}: {error.strerror}") from error
+        raise UsageError(f"--out must be a folder that can be written to; got {str(path)!r}: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -89,7 +89,7 @@ def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         write_json(path, now)  # the earlier call did not come as far as an episode
     elif changed:
         raise UsageError(
-            f"out must be a folder of the same settings, or a new one; got {str(folder)!r}, in which differ:\n  "
+            f"--out must be a folder of the same settings, or a new one; got {str(folder)!r}, in which differ:\n  "
             + "\n  ".join(changed)
         )
 
