@@ -30,7 +30,6 @@ examples:
   multiattempt prepare math500 --out data/math500.parquet   a benchmark's questions in verl's format
   multiattempt evaluate --model MODEL --data data/math500.parquet --out results/model   accuracy@k
   multiattempt plot results/model results/other --out figures   the curves of several models
-  multiattempt prepare math500           a published benchmark, from the hub to verl's parquet
   multiattempt view outputs/quickstart   read the episodes of a run in a browser
 
 exit status: 0 success, 1 failure, 2 wrong arguments
@@ -106,19 +105,6 @@ def _of_module(name: str, help: str) -> Command:
     return Command(help=help, add_arguments=add_arguments, run=run)
 
 
-def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    from verl_multiattempt.data import command
-
-    parser.description, parser.epilog = command.DESCRIPTION, command.EPILOG
-    command.add_arguments(parser)
-
-
-def _run_prepare(args: argparse.Namespace) -> int:
-    from verl_multiattempt.data.command import run
-
-    return run(args)
-
-
 COMMANDS = {
     "check": Command(
         help="check a training command, its data and its chat template before GPUs are spent",
@@ -127,20 +113,6 @@ COMMANDS = {
     ),
     "evaluate": _of_module("evaluation.command", "measure accuracy@k of a model on benchmarks"),
     "view": _of_module("view", "turn a run's episode log into a page to read in a browser"),
-    "prepare": Command(
-        help="turn a published benchmark, or a dataset of your own, into verl's parquet",
-        description="Reads a dataset, checks every row, and writes verl's parquet with a data card beside it.",
-        epilog=None,
-        add_arguments=_add_prepare_arguments,
-        run=_run_prepare,
-    ),
-    "view": Command(
-        help="turn a run's episode log into a page to read in a browser",
-        description="Writes the episodes of a run's log into one HTML page that needs no network.",
-        epilog=None,
-        add_arguments=_add_view_arguments,
-        run=_run_view,
-    ),
 }
 
 

@@ -158,7 +158,9 @@ def _carry_out(
         raise UsageError(_of_option(str(error))) from error
     except OSError as error:  # of the hub's client, over many lines
         reason = " ".join(str(error).split())
-        raise UsageError(f"--model must be a model that can be loaded; got {settings.model!r}: {reason:.500}") from error
+        raise UsageError(
+            f"--model must be a model that can be loaded; got {settings.model!r}: {reason:.500}"
+        ) from error
     runner = Runner(settings, questions, logs, engine)
     total = sum(log.num_episodes for log in logs)
     _say(f"{len(questions):,} questions of {', '.join(questions.benchmarks)}; {total:,} episodes in "

@@ -56,7 +56,9 @@ def open_output(path: str | Path) -> tuple[Path, io.FileIO]:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\n")
     except OSError as error:
-        raise UsageError(f"--out must be a folder that can be written to; got {str(path)!r}: {error.strerror}") from error
+        raise UsageError(
+            f"--out must be a folder that can be written to; got {str(path)!r}: {error.strerror}"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
