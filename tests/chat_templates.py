@@ -243,3 +243,13 @@ FAMILIES = {
                     verbatim=False,
                     findings=("The template ends a turn by no token", "The template marks a system message by text")),
 }  # fmt: skip
+
+_LLAMA3_PROMPT = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+REOPENED = {
+    "Qwen2.5": "<|im_start|>assistant\n", "Qwen3": "<|im_start|>assistant\n",
+    "Qwen3 without thinking": "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "Qwen3 thinking": "<|im_start|>assistant\n<think>\n", "Llama 3": _LLAMA3_PROMPT, "Llama 3.1": _LLAMA3_PROMPT,
+    "Gemma": "<start_of_turn>model\n", "Gemma 3": "<start_of_turn>model\n", "DeepSeek": "<｜Assistant｜>",
+    "DeepSeek-R1": "<｜Assistant｜><think>\n", "plain": "Assistant:",
+}  # fmt: skip
+"""What opens a turn of the model right after its last one, in the families that can do that."""

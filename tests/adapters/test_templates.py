@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from tests.adapters.harness import run_attempts
 from tests.adapters.invariants import check_rollout
 from tests.adapters.test_agent_loop import episode_of, row
-from tests.chat_templates import FAMILIES, FUSSY, LLAMA3, QWEN3, THOUGHTS, Family
+from tests.chat_templates import FAMILIES, FUSSY, LLAMA3, QWEN3, REOPENED, THOUGHTS, Family
 from tests.tokenizers import make_byte_tokenizer
+from verl_multiattempt.chat.attempt_generator import AttemptGenerator, Sampled
 from verl_multiattempt.chat.findings import find
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
+from verl_multiattempt.chat.tokens import FEEDBACK as FEEDBACK_KIND
+from verl_multiattempt.chat.tokens import INSERTED, MODEL, TokenStream
 from verl_multiattempt.episode import Stop
-from verl_multiattempt.feedback import open_messages
+from verl_multiattempt.feedback import Message, open_messages
+from verl_multiattempt.settings import Settings
 
 FEEDBACK = "Your answer is incorrect. You have 3 attempts left."
 SYSTEM_TEXT = "Think of every carry."
@@ -89,6 +93,75 @@ def test_end_of_turn_that_was_sampled_is_not_written_twice(family: Family) -> No
     else:
         assert end in between[: len(between) - len(after)]
         assert after == between[between.index(end) + 1 :]
+
+
+# Another attempt without any feedback between.
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_attempt_without_feedback_opens_as_any_other_attempt_or_is_refused(name: str) -> None:
+    family, expected = FAMILIES[name], REOPENED.get(name)
+    found = scaffold_of(family)
+    if expected is None:
+        with pytest.raises(ValueError, match="must open a turn of the model right after its last one") as caught:
+            found.reopened_parts(None)
+        assert "\n" not in str(caught.value)
+        return
+    end = family.tokenizer.convert_tokens_to_ids(family.end)
+    for last in (None, end):
+        inserted, opened = found.reopened_parts(last)
+        assert inserted == found.context_parts(last, FEEDBACK)[0]
+        assert found.context_parts(last, FEEDBACK)[1][-len(opened) :] == opened
+        text = family.tokenizer.decode(opened)
+        assert (text if family.exact_spaces else text.replace(" ", "")) == expected
+
+
+@pytest.mark.parametrize("name", REOPENED)
+def test_generator_goes_on_without_feedback_where_the_messages_end_with_an_attempt(name: str) -> None:
+    family = FAMILIES[name]
+    found = scaffold_of(family)
+    scripted = [encode(family, "so \\boxed{41}"), encode(family, "I do n", end=False), encode(family, "\\boxed{42}")]
+    replies = iter(scripted)
+
+    async def open_stream(messages: list[Message]) -> TokenStream:
+        return TokenStream(prompt_ids=found.layout.render(messages, prompt=True), capacity=500)
+
+    async def sample(ids: list[int], most: int) -> Sampled:
+        return Sampled(ids=next(replies), logprobs=None)
+
+    async def episode() -> TokenStream:
+        generator = AttemptGenerator(found, Settings(min_tokens_per_attempt=1), open_stream, sample)
+        messages: list[Message] = [{"role": "user", "content": "Compute 6*7 = ?"}]
+        for _ in scripted:
+            generation = await generator.generate(messages)
+            assert generation is not None
+            messages.append({"role": "assistant", "content": generation.text})
+        return generator.stream
+
+    stream = asyncio.run(episode())
+    segments = [(segment.kind, list(segment.ids)) for segment in stream.segments()[1:]]
+    after_end, opened = found.reopened_parts(scripted[0][-1])
+    after_cut, _ = found.reopened_parts(None)
+    expected = [(MODEL, scripted[0]), (INSERTED, after_end), (FEEDBACK_KIND, opened), (MODEL, scripted[1]),
+                (INSERTED, after_cut), (FEEDBACK_KIND, opened), (MODEL, scripted[2])]  # fmt: skip
+    assert segments == [(kind, ids) for kind, ids in expected if ids]
+
+
+def test_attempt_without_feedback_that_the_template_cannot_open_fails_in_one_sentence() -> None:
+    family = FAMILIES["fussy"]
+    with pytest.raises(ValueError, match=r"\(the last turn is not a user\)\. Leave these attempts out, or use another"):
+        scaffold_of(family).reopened_parts(None)
+
+
+def test_turn_is_reopened_as_the_template_ends_and_opens_turns() -> None:
+    # Continues the last answer where there is no message after it, as some templates do.
+    family = FAMILIES["Qwen2.5"]
+    template = family.template.replace(
+        "if add_generation_prompt", "if add_generation_prompt and messages[-1]['role'] != 'assistant'"
+    )
+    found = resolve_scaffold(make_byte_tokenizer(template, family.special, eos=family.eos), sample_feedback=FEEDBACK)
+    with pytest.raises(ValueError, match="it writes nothing that opens a turn there"):
+        found.reopened_parts(None)
 
 
 @families

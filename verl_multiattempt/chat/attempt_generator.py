@@ -67,11 +67,17 @@ class AttemptGenerator:
         return self._stream
 
     async def generate(self, messages: list[Message]) -> Generation | None:
-        """The next attempt (see `verl_multiattempt.rollout.Generate`)."""
+        """The next attempt (see `verl_multiattempt.rollout.Generate`).
+
+        Messages that end with an attempt ask for another one without any feedback between them.
+
+        Raises:
+            ValueError: the chat template cannot do that.
+        """
         if self._stream is None:
             self._stream = await self.open_stream(messages)
         else:
-            ended, feedback = self.scaffold.context_parts(self._last_id(), messages[-1]["content"])
+            ended, feedback = self._context(messages[-1])
             if len(ended) + len(feedback) + self.settings.min_tokens_per_attempt > self.stream.room:
                 return None
             self.stream.add_context(ended, INSERTED)
@@ -88,6 +94,11 @@ class AttemptGenerator:
             logprob_mean=_finite_mean((self.stream.response_logprobs or [])[start:]),
             generate_s=self.seconds - waited,
         )
+
+    def _context(self, last: Message) -> tuple[list[int], list[int]]:
+        if last["role"] == "assistant":
+            return self.scaffold.reopened_parts(self._last_id())
+        return self.scaffold.context_parts(self._last_id(), last["content"])
 
     def _last_id(self) -> int | None:
         return self.stream.last_id if self.stream.response_ids else self.stream.prompt_ids[-1]

@@ -73,6 +73,12 @@ class Layout:
             *(self.render(self.messages([*earlier, answer], feedback), prompt=True) for answer in ANSWERS)
         )
 
+    def reopened(self) -> list[int]:
+        """What the template writes from the end of an answer to the start of the next without a message between."""
+        return _common_suffix(
+            *(self.render(self.messages([answer], "")[:-1], prompt=True) for answer in ANSWERS)
+        )  # fmt: skip
+
     def turn_end(self) -> list[int]:
         """What the template writes after an answer that is the last message; empty where it renders no such thing."""
         try:

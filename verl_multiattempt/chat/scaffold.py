@@ -17,6 +17,7 @@ __all__ = ["THINKING_MARKS", "ChatScaffold", "render", "resolve_scaffold"]
 THINKING_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|begin_of_thought|>", "<|end_of_thought|>")
 """Marks around thoughts. Some tokenizers hold them for special; they never end an attempt."""
 _CACHE_SIZE = 4096
+_ANY_FEEDBACK = "That is incorrect"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class ChatScaffold:
     special_texts: frozenset[str]
     """How the tokenizer's special tokens are spelled."""
     _cache: dict[str, list[int]] = field(default_factory=dict)
+    _reopened: list[int] | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -89,6 +91,23 @@ class ChatScaffold:
         """
         inserted, rest = self.context_parts(last_id, feedback)
         return inserted + rest
+
+    def reopened_parts(self, last_id: int | None) -> tuple[list[int], list[int]]:
+        """`context_parts` for an attempt that follows the one before without any message between them.
+
+        Args:
+            last_id: the last token of the sequence so far.
+
+        Returns:
+            What ends the attempt's turn, less what the model sampled of it, and what opens the next turn.
+
+        Raises:
+            ValueError: the template opens no turn of the model there.
+        """
+        if self._reopened is None:
+            self._reopened = _reopened(self.layout, self.turn_end)
+        sampled = len(self.closing) if self.closing and last_id == self.closing[-1] else 0
+        return self._reopened[sampled : self.turn_end], self._reopened[self.turn_end :]
 
     def as_plain_text(self, text: str) -> str:
         """``text`` with a space after the first character of each special token spelled in it.
@@ -170,6 +189,25 @@ def _closing(layout: Layout, special: set[int], feedback: str) -> tuple[int, ...
     length = next((n for n, token in enumerate(between, start=1) if token in special), 0)
     closing = between[:length]
     return () if feedback.strip() in layout.tokenizer.decode(closing) else tuple(closing)
+
+
+def _reopened(layout: Layout, turn_end: int) -> list[int]:
+    """`Layout.reopened`, checked: the turn ends and the next is opened as around a feedback."""
+    between = layout.between(_ANY_FEEDBACK)
+    reason = "it writes nothing that opens a turn there"
+    try:
+        ids = layout.reopened()
+    except Exception as error:  # as in `check_layout`
+        ids, reason = [], str(error) or type(error).__name__
+    opened = ids[turn_end:]
+    if ids and ids[:turn_end] != between[:turn_end]:
+        reason = "it ends a turn otherwise there than before a feedback message"
+    elif opened and between[-len(opened) :] == opened:
+        return ids
+    raise ValueError(
+        "the chat template must open a turn of the model right after its last one for attempts without any feedback "
+        f"message; got one that does not ({reason}). Leave these attempts out, or use another chat template."
+    )
 
 
 def _scaffold(

@@ -1,0 +1,1 @@
+"""Evaluation: models, and the benchmarks they are measured on, through the same episodes as training."""
