@@ -19,6 +19,7 @@ from tests.chat_templates import (
     FUSSY,
     LLAMA3,
     NOT_THE_MODELS,
+    PREFILL,
     QWEN3,
     REFUSED,
     REMINDER,
@@ -343,7 +344,7 @@ def test_number_of_renderings_is_bounded(name: str, monkeypatch: pytest.MonkeyPa
         calls.clear()
         find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=max_attempts))
         counts.append(len(calls))
-    assert counts[1] <= counts[0] + 5  # the longest episode, in each layout
+    assert counts[1] <= counts[0] + 8  # the longest episode, in each layout
     assert counts[0] <= 250
 
 
@@ -401,6 +402,17 @@ def test_change_that_begins_with_a_later_attempt_is_told_where_there_are_so_many
     tokenizer = odd_tokenizer(REWRITING["answers cut later"][0])
     assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=3)) == []
     assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=4)) != []
+    tokenizer = odd_tokenizer(REWRITING["answers cut later"][0].replace("+ 5 <", "+ 29 <"))
+    assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=15)) == []
+    assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=16)) != []
+
+
+def test_prefill_is_told_apart_from_a_beginning_that_changes_too() -> None:
+    template = "{{ 'Messages: ' ~ (messages | length) ~ '\\n' }}" + FAMILIES["Qwen3 thinking"].template
+    found = find(resolve_scaffold(odd_tokenizer(template), sample_feedback=FEEDBACK))
+    assert len(found) == 2
+    assert ": it writes 'Messages: 10' for 'Messages: 2'. The model" in found[0]
+    assert found[1].startswith(PREFILL + r" '<think>\n', which")
 
 
 def test_template_that_marks_nobodys_messages_is_told() -> None:
@@ -416,7 +428,7 @@ def test_template_that_marks_nobodys_messages_is_told() -> None:
 @families
 def test_sequence_is_the_templates_own_rendering_where_it_rewrites_nothing(family: Family) -> None:
     tokenizer = family.tokenizer
-    texts = ["so \\boxed{41}", "I do not know", "so \\boxed{42}"]
+    texts = ["so \\boxed{41}", "I do not know", "so \\boxed{40}", "no", "so \\boxed{42}"]
     output, server, loop = run(family, [encode(family, text) for text in texts])
     episode = check(family, output, server, loop, row()["raw_prompt"])
     assert episode.solved

@@ -19,9 +19,11 @@ _THOUGHT = "Let me add"
 _FEEDBACK = "That is incorrect"
 _LONG = " ".join(map(str, range(1001, 1201)))
 """An attempt long enough that a template which cuts earlier messages cuts this one."""
-_MOST_EPISODES = 8
-"""Attempts of the episode in which changes are looked for; the layout's check has rendered longer ones."""
+_FIRST_TRY = 8
+"""Attempts of the episode in which changes are looked for first; longer ones only where it shows none."""
 _MOST_CHANGES = 3
+_MOST_CHARS = 20_000
+"""Of texts that are compared word by word, which is slow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +71,16 @@ def read_history(layout: Layout, max_attempts: int = 3) -> History:
     started, before = layout.written(layout.messages([], _FEEDBACK), prompt=True), first.partition(ANSWERS[0])[0]
     spaced = f" \n {ANSWERS[0]} \n "
     prefill = started[len(before) :] if started.startswith(before) else _prefill(layout, first)
+    tries = dict.fromkeys((min(max_attempts, _FIRST_TRY), max_attempts))
+    changes = next(
+        (found for most in tries if (found := tuple(_changes(layout, started.removesuffix(prefill), prefill, most)))),
+        (),
+    )
     return History(
         prefill=prefill,
         thought_marks=next((marks for marks in _marks_to_try(layout) if _is_removed(layout, *marks)), None),
         trims=spaced not in layout.written(layout.messages([spaced], _FEEDBACK), prompt=True),
-        changes=tuple(_changes(layout, started.removesuffix(prefill), prefill, min(max_attempts, _MOST_EPISODES))),
+        changes=changes,
     )
 
 
@@ -129,6 +136,7 @@ def _changes(layout: Layout, started: str, prefill: str, max_attempts: int) -> I
 
 def _differences(shown: str, written: str) -> Iterator[str]:
     """What ``written`` has otherwise than ``shown``, white space aside."""
+    shown, written = shown[:_MOST_CHARS], written[:_MOST_CHARS]
     (old, old_at), (new, new_at) = _words(shown), _words(written)
     for tag, i, j, k, end in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if tag == "equal":
