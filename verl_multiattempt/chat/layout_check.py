@@ -8,6 +8,7 @@ sampled.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from verl_multiattempt.chat.layout import ANSWERS, OPENING, QUESTION, SYSTEM, USER, Layout
@@ -43,6 +44,25 @@ def check_layout(layout: Layout, feedback: str, max_attempts: int) -> Refusal | 
         )  # fmt: skip
     except Exception as error:  # a template refuses in ways of its own: jinja2, TypeError, KeyError ...
         return Refusal(reason=_told(error))
+
+
+def refusal_text(refusals: Mapping[tuple[str, str], Refusal], feedback_role: str, max_attempts: int) -> str:
+    """The sentence about a template that renders no layout."""
+    tried = {role: refusal for (placement, role), refusal in refusals.items() if placement == USER}
+    told = "; ".join(f"{role}: {refusal.reason}" for role, refusal in tried.items())
+    fits = max(refusal.fits for refusal in refusals.values())
+    if not any(refusal.whatever_role for refusal in tried.values()):
+        return (
+            "multiattempt.feedback.role must be a role that the chat template renders after an assistant message; "
+            f"got {feedback_role!r} ({told}). Set it to auto, or use another chat template."
+        )
+    if len({refusal.reason for refusal in tried.values()}) == 1:
+        told = next(iter(tried.values())).reason
+    return (
+        f"actor_rollout_ref.model.path must name a model whose chat template renders an episode of {max_attempts} "
+        f"attempts; got one that does not ({told}). Set actor_rollout_ref.model.custom_chat_template to another one"
+        + (f", or multiattempt.max_attempts and val_max_attempts to at most {fits}." if fits else ".")
+    )
 
 
 def _told(error: Exception) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verl_multiattempt.chat.layout import SYSTEM, USER, Layout, render, special_ids
-from verl_multiattempt.chat.layout_check import Refusal, check_layout
+from verl_multiattempt.chat.layout_check import Refusal, check_layout, refusal_text
 
 __all__ = ["THINKING_MARKS", "ChatScaffold", "render", "resolve_scaffold"]
 
@@ -171,29 +171,10 @@ def resolve_scaffold(
             else:
                 refusals[placement, role] = refusal
     if not layouts:
-        raise ValueError(_refused(refusals, feedback_role, max_attempts))
+        raise ValueError(refusal_text(refusals, feedback_role, max_attempts))
     reasons = {key: refusal.reason for key, refusal in refusals.items()}
     preferred = _preferred(layouts, sample_feedback)
     return _scaffold(preferred, reasons, sample_feedback, allowed_special_tokens, max_attempts)
-
-
-def _refused(refusals: Mapping[tuple[str, str], Refusal], feedback_role: str, max_attempts: int) -> str:
-    """The sentence about a template that renders no layout."""
-    tried = {role: refusal for (placement, role), refusal in refusals.items() if placement == USER}
-    told = "; ".join(f"{role}: {refusal.reason}" for role, refusal in tried.items())
-    fits = max(refusal.fits for refusal in refusals.values())
-    if not any(refusal.whatever_role for refusal in tried.values()):
-        return (
-            "multiattempt.feedback.role must be a role that the chat template renders after an assistant message; "
-            f"got {feedback_role!r} ({told}). Set it to auto, or use another chat template."
-        )
-    if len({refusal.reason for refusal in tried.values()}) == 1:
-        told = next(iter(tried.values())).reason
-    return (
-        f"actor_rollout_ref.model.path must name a model whose chat template renders an episode of {max_attempts} "
-        f"attempts; got one that does not ({told}). Set actor_rollout_ref.model.custom_chat_template to another one"
-        + (f", or multiattempt.max_attempts and val_max_attempts to at most {fits}." if fits else ".")
-    )
 
 
 def _preferred(layouts: Sequence[Layout], feedback: str) -> Layout:
