@@ -253,3 +253,115 @@ REOPENED = {
     "DeepSeek-R1": "<｜Assistant｜><think>\n", "plain": "Assistant:",
 }  # fmt: skip
 """What opens a turn of the model right after its last one, in the families that can do that."""
+
+# Behaviours of no family in particular, all with ChatML's tokens (`odd_tokenizer`).
+
+_CHATML = "{% for message in messages %}" + _CHATML_TURN + "{% endfor %}"
+_OTHERS_ARE_MINE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + ('user' if message['role'] == 'user' else 'assistant') + '\n' }}"
+    "{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+) + _CHATML_PROMPT
+# The last user message, whichever it is, ends with a reminder.
+REMINDER = (
+    "{% set ns = namespace(last=-1) %}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{% if loop.index0 == ns.last %}{{ '\nThink step by step.' }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+) + _CHATML_PROMPT
+_CHATML_ANSWER = _CHATML.replace(
+    "message['content']", "(ANSWER if message['role'] == 'assistant' else message['content'])"
+)
+
+
+def _answers_as(expression: str) -> str:
+    return _CHATML_ANSWER.replace("ANSWER", expression) + _CHATML_PROMPT
+
+
+REFUSED = {
+    "old ChatML, no generation prompt": (_CHATML, "the template writes no generation prompt (it ignores", 0),
+    "generation prompt for the first answer only": (
+        _CHATML + "{% if messages | length < 3 %}" + _CHATML_PROMPT + "{% endif %}",
+        "the template writes no generation prompt (it ignores", 0),
+    "last message only": (
+        _CHATML.replace("in messages", "in messages[-1:]") + _CHATML_PROMPT,
+        "the template leaves out the question once feedback follows", 0),
+    "first and last four messages": (
+        "{% if messages | length > 5 %}{% set messages = [messages[0]] + messages[-4:] %}{% endif %}" + _CHATML
+        + _CHATML_PROMPT, "with 4 attempts the template leaves out attempt 1", 3),
+    "question forgotten": (
+        _CHATML.replace("in messages", "in messages if messages | length < 9 or message['content'][:5] != 'What '")
+        + _CHATML_PROMPT, "with 5 attempts the template leaves out the question", 4),
+    "earlier feedback left out": (
+        _CHATML.replace("{{", "{% if loop.index0 < 2 or loop.last or message['role'] == 'assistant' %}{{", 1)
+        .replace("{% endfor %}", "{% endif %}{% endfor %}") + _CHATML_PROMPT,
+        "with 3 attempts the template leaves out the feedback on attempt 1", 2),
+    "no more than seven messages": (
+        "{% if messages | length > 7 %}{{ raise_exception('too\nlong') }}{% endif %}" + _CHATML + _CHATML_PROMPT,
+        "with 5 attempts: too long", 4),
+    "rounds are numbered": (
+        _CHATML.replace("message['content']", "'(' ~ loop.index ~ ') ' + message['content']") + _CHATML_PROMPT,
+        "the template writes other tokens after a later attempt than after the first", 2),
+    "hurries at the fourth attempt": (
+        _CHATML + "{% if messages | length > 6 %}{{ 'Hurry. ' }}{% endif %}" + _CHATML_PROMPT,
+        "the template writes other tokens after a later attempt than after the first", 3),
+    "answers left out": (
+        _CHATML.replace("in messages", "in messages if message['role'] != 'assistant'") + _CHATML_PROMPT,
+        "", 0),
+    "cannot do without a generation prompt": (
+        "{% if not add_generation_prompt %}{{ raise_exception('nothing to say') }}{% endif %}" + _CHATML
+        + _CHATML_PROMPT, "nothing to say", 0),
+    "turns ended by a piece of a word": (
+        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + 'ed' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+        "the tokenizer joins the answer with what the template writes after it ('ed", 0),
+}  # fmt: skip
+"""Templates that cannot hold an episode of five attempts; the reason; and how many attempts they can."""
+
+NOT_THE_MODELS = {
+    "system messages as the assistant's": (_OTHERS_ARE_MINE, "user", "user"),
+    "late system messages as the assistant's": (
+        "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
+        "{% set messages = messages[1:] %}{% endif %}" + _OTHERS_ARE_MINE, "system", "user"),
+    "everything but questions without a mark": (
+        "{% for message in messages %}{% if message['role'] == 'user' %}"
+        "{{ '<|im_start|>' + message['content'] + '<|im_start|>' }}{% else %}{{ message['content'] + '<|im_end|>' }}"
+        "{% endif %}{% endfor %}", "user", "user"),
+    "no generation prompt after a system message": (
+        _CHATML + "{% if messages[-1]['role'] == 'user' %}" + _CHATML_PROMPT + "{% endif %}", "system", "user"),
+}  # fmt: skip
+"""Templates that write what is not the model's as the model's turn, or open none; what is chosen instead."""
+
+REWRITING = {
+    "thoughts in brackets": (
+        _answers_as("message['content'].split('[/THINK]')[-1]"),
+        "The template removes what was thought ([THINK] ... [/THINK]) from earlier attempts."),
+    "thoughts in bars": (
+        _answers_as("message['content'].split('<|end_of_thought|>')[-1]"),
+        "The template removes what was thought (<|begin_of_thought|> ... <|end_of_thought|>) from earlier attempts."),
+    "thoughts in marks of its own": (
+        _answers_as("message['content'].split('</musing>')[-1]"),
+        "The template removes what stands before </musing>, as a thought, from earlier attempts."),
+    "answers cut": (
+        _answers_as("message['content'][:20]"), "it leaves out '1005 1006 1007"),
+    "answers cut later": (
+        _CHATML_ANSWER.replace("ANSWER", "message['content'][:20 if loop.index0 + 5 < messages | length else 2000]")
+        + _CHATML_PROMPT, "it leaves out '1005 1006 1007"),
+    "messages counted at the start": (
+        "{{ 'Messages: ' ~ (messages | length) ~ '\n' }}" + _CHATML + _CHATML_PROMPT,
+        "it writes 'Messages: 10' for 'Messages: 2'."),
+    "empty thought before earlier answers": (
+        _answers_as("'<think></think>' + message['content']"), "it adds '<think></think>'."),
+    "feedback gathered at the start, too": (
+        "{% for message in messages if message['role'] == 'system' %}{{ '[' + message['content'] + ']' }}{% endfor %}"
+        + _CHATML + _CHATML_PROMPT, "With multiattempt.feedback.role=user this template changes nothing."),
+}  # fmt: skip
+"""Templates that write the past otherwise, with which one can train; what is told."""
+
+UNMARKED = "{% for message in messages %}{{ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+"""Tells nobody's messages apart."""
+
+
+def odd_tokenizer(template: str) -> Any:
+    """A tokenizer with ChatML's tokens and this template; the same at every call."""
+    return make_byte_tokenizer(template, _CHATML_TOKENS, eos="<|im_end|>")

@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
@@ -121,6 +121,7 @@ def test_between_attempts_is_what_the_template_writes_there(template: str, expec
     assert ids == TOKENIZER.encode(expected, add_special_tokens=False)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
 def test_any_feedback_is_rendered_as_the_whole_conversation_would_be(feedback: str) -> None:
     found = scaffold()

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from tests.adapters.harness import ScriptedServer, compose_config, make_loop, run_attempts
-from tests.chat_templates import FAMILIES, Family
+from tests.chat_templates import FAMILIES, REWRITING, Family, odd_tokenizer
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, make_tokenizer
 from verl_multiattempt.adapters.rendered_example import RenderedExample, log_example, render_example, speaks_for_the_run
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
@@ -111,6 +111,17 @@ def test_findings_are_drawn_as_notes() -> None:
     notes = [line for line in str(example).splitlines() if line.startswith("Note: ")]
     assert notes == [f"Note: {finding}" for finding in example.findings]
     assert len(notes) == 2
+
+
+def test_thoughts_are_drawn_in_the_templates_own_marks() -> None:
+    found = resolve_scaffold(odd_tokenizer(REWRITING["thoughts in brackets"][0]), sample_feedback=FEEDBACK)
+    example = render_example(found, Settings())
+    assert [segment.text for segment in example.segments if segment.kind == "model"] == [
+        "[THINK]\nLet me see.\n[/THINK]\n\nIt is \\boxed{wrong}.<|im_end|>",
+        "I do not know, so",
+        "[THINK]\nLet me see.\n[/THINK]\n\nIt is \\boxed{right}.<|im_end|>",
+    ]
+    assert example.findings[0].startswith("The template removes what was thought ([THINK] ... [/THINK])")
 
 
 def test_example_is_logged_once_by_a_worker(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -13,8 +14,24 @@ from hypothesis import strategies as st
 from tests.adapters.harness import run_attempts
 from tests.adapters.invariants import check_rollout
 from tests.adapters.test_agent_loop import episode_of, row
-from tests.chat_templates import FAMILIES, FUSSY, LLAMA3, QWEN3, REOPENED, THOUGHTS, Family
+from tests.chat_templates import (
+    FAMILIES,
+    FUSSY,
+    LLAMA3,
+    NOT_THE_MODELS,
+    PREFILL,
+    QWEN3,
+    REFUSED,
+    REMINDER,
+    REOPENED,
+    REWRITING,
+    THOUGHTS,
+    UNMARKED,
+    Family,
+    odd_tokenizer,
+)
 from tests.tokenizers import make_byte_tokenizer
+from verl_multiattempt.adapters.agent_loop import scaffold_for
 from verl_multiattempt.chat.attempt_generator import AttemptGenerator, Sampled
 from verl_multiattempt.chat.findings import find
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
@@ -267,32 +284,142 @@ def test_thinking_marks_that_are_special_do_not_end_an_attempt() -> None:
 # Refusals.
 
 
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        (FUSSY.replace("'user', 'assistant'", "'assistant'"), "unknown role"),
-        ("{% if messages | length > 4 %}{{ nothing.there }}{% endif %}" + FUSSY, "'nothing' is undefined"),
-    ],
-    ids=["no user", "breaks on the second attempt"],
-)
-def test_template_that_renders_no_layout_is_refused_in_one_sentence(template: str, reason: str) -> None:
+def test_template_that_renders_no_role_is_refused_in_one_sentence() -> None:
     family = FAMILIES["fussy"]
-    tokenizer = make_byte_tokenizer(template, family.special, eos=family.eos)
+    template = FUSSY.replace("'user', 'assistant'", "'assistant'")
     with pytest.raises(ValueError, match=r"multiattempt\.feedback\.role must be") as caught:
-        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+        resolve_scaffold(make_byte_tokenizer(template, family.special, eos=family.eos), sample_feedback=FEEDBACK)
     message = str(caught.value)
-    assert reason in message
+    assert "unknown role" in message
     assert message.endswith("Set it to auto, or use another chat template.")
     assert "\n" not in message
 
 
-def test_template_that_counts_its_turns_is_refused() -> None:
-    # ChatGLM2's rounds: what stands before an attempt depends on how many were before it.
-    family = FAMILIES["plain"]
-    template = family.template.replace("{{ message['role']", "{{ '[Round ' ~ loop.index ~ '] ' ~ message['role']")
-    tokenizer = make_byte_tokenizer(template, family.special, eos=family.eos)
-    with pytest.raises(ValueError, match="writes other tokens after a later attempt than after the first"):
-        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+@pytest.mark.parametrize("name", REFUSED)
+def test_template_that_cannot_hold_the_longest_episode_is_refused_with_the_remedy(name: str) -> None:
+    template, reason, fits = REFUSED[name]
+    tokenizer = odd_tokenizer(template)
+    with pytest.raises(ValueError, match="must") as caught:
+        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=5)
+    message = str(caught.value)
+    assert reason in message
+    assert "\n" not in message
+    assert message.endswith(
+        f", or multiattempt.max_attempts and val_max_attempts to at most {fits}."
+        if fits
+        else ("Set it to auto, or use another chat template.", "custom_chat_template to another one.")
+    )
+    if fits:  # the remedy is one
+        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=fits)
+
+
+def test_validations_allowance_is_tried_too() -> None:
+    tokenizer = odd_tokenizer(REFUSED["no more than seven messages"][0])
+    assert scaffold_for(Settings(max_attempts=3), tokenizer, {}).opening_placement == "system"
+    # A message fewer, without a system message.
+    assert scaffold_for(Settings(max_attempts=3, val_max_attempts=4), tokenizer, {}).opening_placement == "user"
+    for settings_ in (Settings(max_attempts=3, val_max_attempts=5), Settings(max_attempts=5, val_max_attempts=1)):
+        with pytest.raises(ValueError, match=r"an episode of 5 attempts; got one that does not \(with 5 attempts: too"):
+            scaffold_for(settings_, tokenizer, {})
+
+
+@pytest.mark.parametrize(("max_attempts", "refused"), [(1, False), (2, False), (41, False), (42, True), (300, True)])
+def test_longest_episode_is_rendered_however_long(max_attempts: int, refused: bool) -> None:
+    template = REFUSED["no more than seven messages"][0].replace("> 7", "> 81")
+    if refused:
+        with pytest.raises(ValueError, match=f"with {max_attempts} attempts: too long"):
+            resolve_scaffold(odd_tokenizer(template), sample_feedback=FEEDBACK, max_attempts=max_attempts)
+    else:
+        resolve_scaffold(odd_tokenizer(template), sample_feedback=FEEDBACK, max_attempts=max_attempts)
+
+
+@pytest.mark.parametrize("name", ["Qwen3", "DeepSeek-R1", "Mistral"])
+def test_number_of_renderings_is_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = deepcopy(FAMILIES[name].tokenizer)
+    calls: list[int] = []
+    real = tokenizer.apply_chat_template
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *args, **kw: calls.append(1) or real(*args, **kw))
+    counts = []
+    for max_attempts in (8, 200):
+        calls.clear()
+        find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=max_attempts))
+        counts.append(len(calls))
+    assert counts[1] <= counts[0] + 8  # the longest episode, in each layout
+    assert counts[0] <= 250
+
+
+@pytest.mark.parametrize("name", NOT_THE_MODELS)
+def test_nothing_but_the_models_attempts_is_written_as_the_models_turn(name: str) -> None:
+    template, placement, role = NOT_THE_MODELS[name]
+    tokenizer = odd_tokenizer(template)
+    found = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    assert (found.opening_placement, found.feedback_role) == (placement, role)
+    with pytest.raises(
+        ValueError, match=r"feedback\.role must be .* got 'system' \(system: the template writes"
+    ) as caught:
+        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, feedback_role="system")
+    assert ("as a turn of the model" in str(caught.value)) == (not name.startswith("no generation"))
+
+
+# Templates that write the past otherwise.
+
+
+@pytest.mark.parametrize("name", REWRITING)
+def test_every_rewriting_of_the_past_is_told_and_the_sampled_tokens_stay(name: str) -> None:
+    template, told = REWRITING[name]
+    tokenizer = odd_tokenizer(template)
+    found = find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK))
+    assert len(found) == 1
+    assert told in found[0]
+    assert "The model is shown, and trained on, what it sampled" in found[0]
+    attempts = [
+        tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id]
+        for text in ("[THINK]\nhm\n[/THINK]\n\nso it has to be \\boxed{41}", "<musing>hm</musing>\\boxed{42}")
+    ]
+    output, server, _ = asyncio.run(run_attempts(attempts, tokenizer=tokenizer))
+    shown = server.requests[1]["prompt_ids"]
+    assert shown[: len(output.prompt_ids) + len(attempts[0])] == [*output.prompt_ids, *attempts[0]]
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_reminder_in_the_last_user_message_stays_where_the_model_saw_it(role: str) -> None:
+    tokenizer = odd_tokenizer(REMINDER)
+    scaffold = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, feedback_role=role)
+    found = find(scaffold)
+    if role == "system":  # the question remains the last user message
+        assert found == []
+        return
+    assert found == [
+        "Once later messages follow, the template writes the earlier ones otherwise: it leaves out "
+        "'Think step by step.'. The model is shown, and trained on, what it sampled, and what it was shown, as it stood"
+        " then; a server that renders the history anew would show the other. With multiattempt.feedback.role=system "
+        "this template changes nothing."
+    ]
+    assert tokenizer.decode(scaffold.between_attempts(FEEDBACK)).count("Think step by step.") == 1
+
+
+def test_change_that_begins_with_a_later_attempt_is_told_where_there_are_so_many() -> None:
+    tokenizer = odd_tokenizer(REWRITING["answers cut later"][0])
+    assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=3)) == []
+    assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=4)) != []
+    tokenizer = odd_tokenizer(REWRITING["answers cut later"][0].replace("+ 5 <", "+ 29 <"))
+    assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=15)) == []
+    assert find(resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, max_attempts=16)) != []
+
+
+def test_prefill_is_told_apart_from_a_beginning_that_changes_too() -> None:
+    template = "{{ 'Messages: ' ~ (messages | length) ~ '\\n' }}" + FAMILIES["Qwen3 thinking"].template
+    found = find(resolve_scaffold(odd_tokenizer(template), sample_feedback=FEEDBACK))
+    assert len(found) == 2
+    assert ": it writes 'Messages: 10' for 'Messages: 2'. The model" in found[0]
+    assert found[1].startswith(PREFILL + r" '<think>\n', which")
+
+
+def test_template_that_marks_nobodys_messages_is_told() -> None:
+    found = find(resolve_scaffold(odd_tokenizer(UNMARKED), sample_feedback=FEEDBACK))
+    assert found == [
+        "The template marks nobody's messages: the model can tell feedback from its own attempts by the text alone."
+    ]
 
 
 # What the model is shown and trained on.
@@ -301,7 +428,7 @@ def test_template_that_counts_its_turns_is_refused() -> None:
 @families
 def test_sequence_is_the_templates_own_rendering_where_it_rewrites_nothing(family: Family) -> None:
     tokenizer = family.tokenizer
-    texts = ["so \\boxed{41}", "I do not know", "so \\boxed{42}"]
+    texts = ["so \\boxed{41}", "I do not know", "so \\boxed{40}", "no", "so \\boxed{42}"]
     output, server, loop = run(family, [encode(family, text) for text in texts])
     episode = check(family, output, server, loop, row()["raw_prompt"])
     assert episode.solved

@@ -60,14 +60,16 @@ def read_settings(config: DictConfig) -> Settings:
 
 def scaffold_for(settings: Settings, tokenizer: Any, template_kwargs: Any) -> ChatScaffold:
     """The chat scaffold for these settings; raises as `resolve_scaffold` does."""
+    longest = max(settings.max_attempts, settings.val_max_attempts or 1)
     return resolve_scaffold(
         tokenizer,
         feedback_role=settings.feedback.role,
-        sample_feedback=feedback_text(settings.feedback, max(1, settings.max_attempts - 1)),
+        sample_feedback=feedback_text(settings.feedback, max(1, longest - 1)),
         template_kwargs=OmegaConf.to_container(template_kwargs, resolve=True)
         if isinstance(template_kwargs, DictConfig)
         else template_kwargs,
         allowed_special_tokens=settings.allowed_special_tokens,
+        max_attempts=longest,
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import ray
 
 from verl_multiattempt.chat.decode import decode_segments
-from verl_multiattempt.chat.findings import History, find, read_history
+from verl_multiattempt.chat.findings import find
+from verl_multiattempt.chat.history import History, read_history
 from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.chat.tokens import INSERTED, MODEL, TokenStream
 from verl_multiattempt.feedback import Message, feedback_text, open_messages
@@ -65,7 +66,7 @@ def render_example(
     """
     allowance = settings.max_attempts
     opened = open_messages(messages or [_QUESTION], settings.opening, allowance, placement=scaffold.opening_placement)
-    history = read_history(scaffold.layout)
+    history = read_history(scaffold.layout, scaffold.max_attempts)
     stream = TokenStream(prompt_ids=scaffold.layout.render(opened, prompt=True), capacity=sys.maxsize)
     attempts = {1: (_RIGHT,), 2: (_WRONG, _RIGHT)}.get(allowance, (_WRONG, _SILENT, _RIGHT))
     for number, attempt in enumerate(attempts, start=1):
@@ -87,7 +88,10 @@ def _thoughtful(attempt: str, history: History) -> str:
     thought = f"Let me see.\n</think>\n\n{attempt}"
     if history.opens_thought:
         return thought
-    return f"<think>\n{thought}" if history.removes_thoughts and not history.prefill else attempt
+    if history.thought_marks is None or history.prefill:
+        return attempt
+    opening, closing = history.thought_marks
+    return f"{opening}\nLet me see.\n{closing}\n\n{attempt}".lstrip("\n")
 
 
 def _sampled(scaffold: ChatScaffold, text: str, ended: bool) -> list[int]:

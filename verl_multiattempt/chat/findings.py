@@ -9,60 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from verl_multiattempt.chat.layout import ANSWERS, EARLIER, OPENING, SYSTEM, USER, Layout, check_layout
+from verl_multiattempt.chat.history import History, read_history, short
+from verl_multiattempt.chat.layout import OPENING, SYSTEM, USER, Layout
+from verl_multiattempt.chat.layout_check import check_layout
 from verl_multiattempt.chat.scaffold import THINKING_MARKS, ChatScaffold
 
-_THOUGHT = "Let me add"
 _FEEDBACK = "That is incorrect"
 _DATES = ("%d %b %Y", "%d %B %Y", "%B %d, %Y", "%Y-%m-%d")
 _KEPT = "The model is shown, and trained on, what it sampled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """How the template writes an attempt that has become history, against how it was generated."""
-
-    prefill: str
-    """What the generation prompt writes after the header and the history does not, such as ``<think>\\n``."""
-    removes_thoughts: bool
-    """Whether ``<think> ... </think>`` of an earlier attempt is left out."""
-    trims: bool
-    """Whether white space around an attempt is left out."""
-
-    @property
-    def opens_thought(self) -> bool:
-        """Whether the model's text starts inside of a thought."""
-        return any(mark in self.prefill and close not in self.prefill for mark, close in _thinking_pairs())
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the template knows of thoughts."""
-        return self.removes_thoughts or any(mark in self.prefill for mark in THINKING_MARKS)
-
-
-def _thinking_pairs() -> Iterator[tuple[str, str]]:
-    return zip(THINKING_MARKS[::2], THINKING_MARKS[1::2], strict=True)
-
-
-def read_history(layout: Layout) -> History:
-    """Ask the template how it writes earlier attempts."""
-    started = layout.written(layout.messages([], _FEEDBACK), prompt=True)
-    before = layout.written(layout.messages([ANSWERS[0]], _FEEDBACK), prompt=True).partition(ANSWERS[0])[0]
-    thought = layout.written(layout.messages([f"<think>\n{_THOUGHT}\n</think>\n\n{ANSWERS[0]}", EARLIER], _FEEDBACK),
-                             prompt=True)  # fmt: skip
-    spaced = f" \n {ANSWERS[0]} \n "
-    return History(
-        prefill=started[len(before) :] if started.startswith(before) else "",
-        removes_thoughts=_THOUGHT not in thought,
-        trims=spaced not in layout.written(layout.messages([spaced], _FEEDBACK), prompt=True),
-    )
-
-
 def find(scaffold: ChatScaffold) -> list[str]:
     """Everything worth saying about the template, one or two sentences each."""
-    history = read_history(scaffold.layout)
+    history = read_history(scaffold.layout, scaffold.max_attempts)
     return [*_of_the_opening(scaffold), *_of_the_history(scaffold, history), *_of_the_tokens(scaffold)]
 
 
@@ -76,7 +37,7 @@ def _of_the_opening(scaffold: ChatScaffold) -> Iterator[str]:
         )
     elif default := _default_system_prompt(layout):
         yield (
-            f"The template writes a system prompt of its own where there is none ({_short(default)}); the opening "
+            f"The template writes a system prompt of its own where there is none ({short(default)}); the opening "
             "takes its place. Put that text into the rows' system messages to keep it."
         )
     today = layout.written(layout.messages([], _FEEDBACK), prompt=True)
@@ -101,17 +62,33 @@ def _default_system_prompt(layout: Layout) -> str:
 
 
 def _of_the_history(scaffold: ChatScaffold, history: History) -> Iterator[str]:
-    if history.removes_thoughts:
-        other = replace(scaffold.layout, feedback_role=USER if scaffold.feedback_role == SYSTEM else SYSTEM)
-        keeps = check_layout(other, _FEEDBACK) is None and not read_history(other).removes_thoughts
+    if history.thought_marks:
+        marks = history.thought_marks
+        thoughts = (
+            f"what was thought ({' ... '.join(marks)})" if marks[0] else f"what stands before {marks[1]}, as a thought,"
+        )
+        other = _other_role(scaffold)
         yield (
-            f"The template removes what was thought (<think> ... </think>) from earlier attempts. {_KEPT}, thoughts "
-            "included; a server that renders the history anew would leave them out. "
+            f"The template removes {thoughts} from earlier attempts. {_KEPT}, thoughts included; a server that renders "
+            "the history anew would leave them out. "
             + (
                 f"With multiattempt.feedback.role={other.feedback_role} this template keeps them."
-                if keeps
+                if other and not read_history(other, scaffold.max_attempts).removes_thoughts
                 else "To have one and the same, set actor_rollout_ref.model.custom_chat_template to a template that "
                 "keeps them, or switch thinking off (+data.apply_chat_template_kwargs.enable_thinking=false for Qwen3)."
+            )
+        )
+    if history.changes:
+        other = _other_role(scaffold)
+        yield (
+            f"Once later messages follow, the template writes the earlier ones otherwise: it "
+            f"{'; '.join(history.changes)}. {_KEPT}, and what it was shown, as it stood then; a server that renders "
+            "the history anew would show the other. "
+            + (
+                f"With multiattempt.feedback.role={other.feedback_role} this template changes nothing."
+                if other and not read_history(other, scaffold.max_attempts).changes
+                else "To have one and the same, set actor_rollout_ref.model.custom_chat_template to a template that "
+                "does not."
             )
         )
     if history.prefill.strip():
@@ -122,6 +99,12 @@ def _of_the_history(scaffold: ChatScaffold, history: History) -> Iterator[str]:
         )
     if history.trims:
         yield f"The template trims white space around earlier attempts. {_KEPT}, white space included."
+
+
+def _other_role(scaffold: ChatScaffold) -> Layout | None:
+    """The layout with the other role for feedback, where the template can render that."""
+    other = replace(scaffold.layout, feedback_role=USER if scaffold.feedback_role == SYSTEM else SYSTEM)
+    return other if check_layout(other, _FEEDBACK, scaffold.max_attempts) is None else None
 
 
 def _of_the_tokens(scaffold: ChatScaffold) -> Iterator[str]:
@@ -138,8 +121,12 @@ def _of_the_tokens(scaffold: ChatScaffold) -> Iterator[str]:
     text, token = _header(scaffold)
     if text and not token:
         yield (
-            f"The template marks a {scaffold.feedback_role} message by text ({_short(text)}), not by a token, so that "
+            f"The template marks a {scaffold.feedback_role} message by text ({short(text)}), not by a token, so that "
             "a model can write such a mark itself. Watch for it in the episodes."
+        )
+    if _tells_no_roles(layout):
+        yield (
+            "The template marks nobody's messages: the model can tell feedback from its own attempts by the text alone."
         )
     prompt = layout.render(layout.messages([], _FEEDBACK), prompt=True)
     if prompt[:2] == [tokenizer.bos_token_id] * 2:
@@ -147,6 +134,16 @@ def _of_the_tokens(scaffold: ChatScaffold) -> Iterator[str]:
     special = [mark for mark in THINKING_MARKS if (i := _special_id(tokenizer, mark)) is not None and i not in controls]
     if special:
         yield f"The tokenizer holds {' and '.join(special)} for special; they do not end an attempt."
+
+
+def _tells_no_roles(layout: Layout) -> bool:
+    try:
+        users, models = (
+            layout.written([{"role": role, "content": OPENING}], prompt=False) for role in (USER, "assistant")
+        )
+    except Exception:  # a conversation that the model begins
+        return False
+    return users == models
 
 
 def _header(scaffold: ChatScaffold) -> tuple[str, bool]:
@@ -161,7 +158,3 @@ def _header(scaffold: ChatScaffold) -> tuple[str, bool]:
 def _special_id(tokenizer: object, mark: str) -> int | None:
     added = tokenizer.added_tokens_decoder  # type: ignore[attr-defined]
     return next((i for i, token in added.items() if token.content == mark and token.special), None)
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 4] + " ...")

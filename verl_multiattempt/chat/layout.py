@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from verl_multiattempt.feedback import Message
+
+_Sequence = TypeVar("_Sequence", list[int], str)
 
 SYSTEM, USER = "system", "user"
 QUESTION = "What is 2 + 3?"
@@ -62,16 +64,17 @@ class Layout:
         options = {**self.template_kwargs, "add_generation_prompt": prompt}
         return str(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
 
-    def between(self, feedback: str, earlier: Sequence[str] = ()) -> list[int]:
+    def between(self, feedback: str) -> list[int]:
         """What the template writes from the end of an answer to the start of the next, ``[num_tokens]``.
 
         Args:
             feedback: text of the feedback between the two.
-            earlier: attempts before that answer, each with the same feedback.
         """
-        return _common_suffix(
-            *(self.render(self.messages([*earlier, answer], feedback), prompt=True) for answer in ANSWERS)
-        )
+        return _common_suffix(*(self.render(self.messages([answer], feedback), prompt=True) for answer in ANSWERS))
+
+    def written_between(self, feedback: str) -> str:
+        """`between` as the template's text."""
+        return _common_suffix(*(self.written(self.messages([answer], feedback), prompt=True) for answer in ANSWERS))
 
     def reopened(self) -> list[int]:
         """What the template writes from the end of an answer to the start of the next without a message between."""
@@ -85,7 +88,7 @@ class Layout:
             return _common_suffix(
                 *(self.render(self.messages([answer], "")[:-1], prompt=False) for answer in ANSWERS)
             )  # fmt: skip
-        except Exception:  # as in `check_layout`
+        except Exception:  # a template refuses in ways of its own
             return []
 
     def header_ids(self, feedback: str) -> set[int]:
@@ -104,41 +107,11 @@ class Layout:
         return (written & added) | ({first} - {None})
 
 
-def _common_suffix(first: list[int], second: list[int]) -> list[int]:
+def _common_suffix(first: _Sequence, second: _Sequence) -> _Sequence:
     length = 0
     while length < min(len(first), len(second)) and first[-1 - length] == second[-1 - length]:
         length += 1
     return first[len(first) - length :]
-
-
-def check_layout(layout: Layout, feedback: str) -> str | None:
-    """Why episodes cannot be rendered with this layout; None where they can.
-
-    Renders an imaginary episode of three attempts.
-
-    Args:
-        layout: to be checked.
-        feedback: a text of the feedback.
-    """
-    try:
-        opening = layout.text(layout.messages([], feedback), prompt=True)
-        between, later = layout.between(feedback), layout.between(feedback, [EARLIER])
-        text = str(layout.tokenizer.decode(between))
-    except Exception as error:  # a template refuses in ways of its own: jinja2, TypeError, KeyError ...
-        return str(error) or type(error).__name__
-    role = layout.feedback_role
-    if layout.opening_placement == SYSTEM and OPENING not in opening:
-        return "the template does not render a system message"
-    if layout.opening_placement == SYSTEM and OPENING in text:
-        # Mistral's: the system message moves into the last user message, out of the tokens that were there before.
-        return "the template moves the system message into the last user message"
-    if QUESTION not in opening:
-        return "the template does not render the question"
-    if feedback.strip() not in text:
-        return f"the template does not render a {role} message after the assistant's"
-    if between != later:
-        return "the template writes other tokens after a later attempt than after the first"
-    return None
 
 
 def special_ids(tokenizer: Any) -> set[int]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verl_multiattempt.chat.layout import SYSTEM, USER, Layout, check_layout, render, special_ids
+from verl_multiattempt.chat.layout import SYSTEM, USER, Layout, render, special_ids
+from verl_multiattempt.chat.layout_check import Refusal, check_layout, refusal_text
 
 __all__ = ["THINKING_MARKS", "ChatScaffold", "render", "resolve_scaffold"]
 
@@ -39,6 +40,8 @@ class ChatScaffold:
     """Chat-control tokens that are no end of turn; one of them ends the attempt."""
     special_texts: frozenset[str]
     """How the tokenizer's special tokens are spelled."""
+    max_attempts: int
+    """Attempts of the longest episode that was tried."""
     _cache: dict[str, list[int]] = field(default_factory=dict)
     _reopened: list[int] | None = None
 
@@ -132,10 +135,11 @@ def resolve_scaffold(
     sample_feedback: str,
     template_kwargs: Mapping[str, Any] | None = None,
     allowed_special_tokens: Sequence[str] = (),
+    max_attempts: int = 5,
 ) -> ChatScaffold:
     """Find out, with the real tokenizer, where the opening goes, which role feedback has and how a turn ends.
 
-    Renders an imaginary episode in every layout; the first that works is taken, a system message before a user message.
+    Renders imaginary episodes in every layout; the first that works is taken, a system message before a user message.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
@@ -143,9 +147,11 @@ def resolve_scaffold(
         sample_feedback: a feedback text to try.
         template_kwargs: ``data.apply_chat_template_kwargs``.
         allowed_special_tokens: special tokens that do not end an attempt.
+        max_attempts: attempts of the longest episode.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or the template cannot render the role asked for.
+        ValueError: the tokenizer has no chat template, or the template cannot render the role asked for, or not that
+            many attempts.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
@@ -153,23 +159,22 @@ def resolve_scaffold(
             "Set actor_rollout_ref.model.custom_chat_template."
         )
     roles = (SYSTEM, USER) if feedback_role == "auto" else (feedback_role,)
-    layouts, reasons = [], {}
+    layouts: list[Layout] = []
+    refusals: dict[tuple[str, str], Refusal] = {}
     for placement in (SYSTEM, USER):
         for role in roles:
             layout = Layout(tokenizer=tokenizer, template_kwargs=dict(template_kwargs or {}),
                             opening_placement=placement, feedback_role=role)  # fmt: skip
-            reason = check_layout(layout, sample_feedback)
-            if reason is None:
+            refusal = check_layout(layout, sample_feedback, max_attempts)
+            if refusal is None:
                 layouts.append(layout)
             else:
-                reasons[placement, role] = reason
+                refusals[placement, role] = refusal
     if not layouts:
-        told = "; ".join(f"{role}: {reasons[USER, role]}" for role in roles)
-        raise ValueError(
-            "multiattempt.feedback.role must be a role that the chat template renders after an assistant message; "
-            f"got {feedback_role!r} ({told}). Set it to auto, or use another chat template."
-        )
-    return _scaffold(_preferred(layouts, sample_feedback), reasons, sample_feedback, allowed_special_tokens)
+        raise ValueError(refusal_text(refusals, feedback_role, max_attempts))
+    reasons = {key: refusal.reason for key, refusal in refusals.items()}
+    preferred = _preferred(layouts, sample_feedback)
+    return _scaffold(preferred, reasons, sample_feedback, allowed_special_tokens, max_attempts)
 
 
 def _preferred(layouts: Sequence[Layout], feedback: str) -> Layout:
@@ -211,7 +216,11 @@ def _reopened(layout: Layout, turn_end: int) -> list[int]:
 
 
 def _scaffold(
-    layout: Layout, reasons: Mapping[tuple[str, str], str], feedback: str, allowed_special_tokens: Sequence[str]
+    layout: Layout,
+    reasons: Mapping[tuple[str, str], str],
+    feedback: str,
+    allowed_special_tokens: Sequence[str],
+    max_attempts: int,
 ) -> ChatScaffold:
     tokenizer = layout.tokenizer
     special = special_ids(tokenizer) | layout.header_ids(feedback)
@@ -227,4 +236,5 @@ def _scaffold(
         end_ids=frozenset(end_ids),
         control_ids=frozenset(special - end_ids - allowed),
         special_texts=frozenset(text for i in special if (text := tokenizer.convert_ids_to_tokens(i))),
+        max_attempts=max_attempts,
     )
