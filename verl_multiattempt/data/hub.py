@@ -89,7 +89,7 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _commit(dataset: Any) -> str | None:
-    """The hub's commit that was loaded: ``datasets`` names the folder of its cache after it, with a network or without."""
+    """The hub's commit that was loaded: ``datasets`` names the folder of its cache after it, offline as well."""
     folders = (Path(file["filename"]).parent.name for file in dataset.cache_files)
     return next((name for name in folders if _COMMIT.fullmatch(name)), None)
 
