@@ -278,6 +278,15 @@ def test_gold_that_the_verifier_refuses(make: Callable[..., Preparation], jsonl:
     assert prepare(make(source))["counts"]["written"] == 3
 
 
+def test_solution_taken_for_the_gold_is_told_with_the_way_out(
+    make: Callable[..., Preparation], jsonl: Callable[..., Path]
+) -> None:
+    source = jsonl([good(1, answer="Half of 2 is <<2/2=1>>1, and so on and so on and on.\n#### 1"), good(2)])
+    with pytest.raises(PreparationError) as caught:
+        prepare(make(source, check_golds=True))
+    assert str(caught.value).endswith("#### 1'. Use --gold COLUMN:hashes.")
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [

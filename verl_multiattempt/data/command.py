@@ -175,7 +175,7 @@ def _report(card: dict[str, Any], preparation: Preparation) -> None:
     counts = card["counts"]
     print(f"{preparation.out}: {counts['written']:,} questions of {counts['read']:,} rows")
     for stage in STAGES:
-        if counts[stage]:
+        if counts[stage] or (stage == "contaminated" and card["exclude"]):
             print(f"  {counts[stage]:>7,} {_WORDS[stage]}")
         if stage == "contaminated":
             for name, found in card.get("contaminated", {}).items():
