@@ -359,6 +359,13 @@ def test_other_number_of_rows_than_published_is_told(
     assert notes == ["mine was published with 30 rows; 1 were read"]
 
 
+def test_what_is_odd_is_logged_where_nobody_else_is_told(
+    make: Callable[..., Preparation], jsonl: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare(make(jsonl([good(1)]), published_rows=30))
+    assert caplog.messages == ["mine was published with 30 rows; 1 were read"]
+
+
 # Writing.
 
 
