@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status: 0; 2 where the arguments cannot work; 1 where the dataset cannot be prepared.
     """
     try:
-        preparation = _preparation(args)
+        preparation = preparation_of(args)
     except ValueError as error:
         return _fail(error, 2)
     try:
@@ -125,7 +125,12 @@ def _gold_rule(text: str) -> GoldRule:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _preparation(args: argparse.Namespace) -> Preparation:
+def preparation_of(args: argparse.Namespace) -> Preparation:
+    """What the arguments ask for.
+
+    Raises:
+        ValueError: they cannot work.
+    """
     recipe = RECIPES.get(args.name)
     if recipe is None and not args.sources:
         raise ValueError(f"NAME must be one of {', '.join(RECIPES)} where --from is not given; got {args.name!r}")
@@ -170,7 +175,7 @@ def _report(card: dict[str, Any], preparation: Preparation) -> None:
     counts = card["counts"]
     print(f"{preparation.out}: {counts['written']:,} questions of {counts['read']:,} rows")
     for stage in STAGES:
-        if counts[stage]:
+        if counts[stage] or (stage == "contaminated" and card["exclude"]):
             print(f"  {counts[stage]:>7,} {_WORDS[stage]}")
         if stage == "contaminated":
             for name, found in card.get("contaminated", {}).items():

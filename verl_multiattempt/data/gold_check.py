@@ -32,10 +32,21 @@ async def _refused(items: Sequence[Item], advance: Callable[[int], object]) -> l
             )
             for item, verdict in zip(chunk, verdicts, strict=True):
                 if verdict.outcome is not Outcome.CORRECT:
-                    why = f" ({verdict.detail})" if verdict.detail else ""
                     must = "gold must be CORRECT in \\boxed{} by the verifier"
-                    refused.append((item, f"{item.where}: {must}; got {verdict.outcome} for {item.gold!r:.200}{why}"))
+                    got = f"{verdict.outcome} for {_shown(item.gold)}{f' ({verdict.detail})' if verdict.detail else ''}"
+                    refused.append((item, f"{item.where}: {must}; got {got}{_remedy(item.gold)}"))
             advance(len(chunk))
     finally:
         await verifier.close()
     return refused
+
+
+def _shown(gold: str) -> str:
+    text = repr(gold)
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-37:]}"
+
+
+def _remedy(gold: str) -> str:
+    """A whole solution was taken for the gold: how to find the gold in it."""
+    how = "hashes" if "####" in gold else "boxed" if "\\boxed" in gold else None
+    return f". Use --gold COLUMN:{how}." if how else ""

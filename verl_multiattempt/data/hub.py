@@ -37,8 +37,10 @@ def open_dataset(source: Source, path: str, wanted: tuple[str, ...], *, folder: 
     origin: dict[str, Any] = {"kind": "folder" if folder else "hub", "name": name, "config": source.config}
     origin["split"] = split
     if folder:
-        files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_hidden(file, folder))
-        origin["files"] = [{"path": file.relative_to(folder).as_posix(), **fingerprint(file)} for file in files]
+        origin["files"] = [
+            {"path": file.relative_to(folder.resolve()).as_posix(), **fingerprint(file)}
+            for file in _files_of(path, source.config, split)
+        ]
     else:
         origin["revision"] = _commit(dataset)
     rows = _rows(f"{name}, {split}", dataset.select_columns(columns))
@@ -89,13 +91,18 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _commit(dataset: Any) -> str | None:
-    """The hub's commit that was loaded: ``datasets`` names the folder of its cache after it, with a network or without."""
+    """The hub's commit that was loaded: ``datasets`` names the folder of its cache after it, offline as well."""
     folders = (Path(file["filename"]).parent.name for file in dataset.cache_files)
     return next((name for name in folders if _COMMIT.fullmatch(name)), None)
 
 
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _files_of(path: str, config: str | None, split: str) -> list[Path]:
+    """The files of a folder that are its split: ``datasets`` chooses them, by a README or by their names."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(path, config)
+    files = (builder.config.data_files or {}).get(split.partition("[")[0], ())
+    return sorted(Path(file).resolve() for file in files)
 
 
 def _rows(place: str, dataset: Any) -> Iterator[tuple[str, RowOrError]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from verl_multiattempt.data.gold_check import refused_golds
 from verl_multiattempt.data.preparation import Preparation, recipe_preparation
 from verl_multiattempt.data.rows import Item, make_prompt, read_item, to_verl_row
 from verl_multiattempt.data.sources import open_source
+
+logger = logging.getLogger(__name__)
 
 STAGES = ("malformed", "level", "duplicate", "contaminated", "too_long", "gold_refused", "not_sampled")
 """Why a row that was read is not written, in the order in which it is asked; counts in the card add up to ``read``."""
@@ -57,12 +60,12 @@ def prepare_benchmark(name: str, out: Path) -> Path:
     return out
 
 
-def prepare(preparation: Preparation, warn: Callable[[str], object] = lambda text: None) -> dict[str, Any]:
+def prepare(preparation: Preparation, warn: Callable[[str], object] = logger.warning) -> dict[str, Any]:
     """Carry out a preparation.
 
     Args:
         preparation: what to do.
-        warn: is given sentences on what is odd but no error.
+        warn: is given sentences on what is odd but no error; the log by default.
 
     Returns:
         The data card as written.

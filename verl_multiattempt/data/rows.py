@@ -98,8 +98,10 @@ def _first(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
 
 
 def _text_or_none(value: Any) -> str | None:
-    if isinstance(value, float) and math.isfinite(value) and value == int(value):
-        value = int(value)  # a column of whole numbers with gaps is read as one of floats
+    if isinstance(value, float):  # as a column of whole numbers with gaps is read by some
+        if not math.isfinite(value):
+            return None
+        value = int(value) if value == int(value) else value
     return str(value).strip() or None if isinstance(value, str | int | float) else None
 
 
