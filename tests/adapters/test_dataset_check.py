@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tests.adapters.conftest import Row, good_row, write_rows
 from tests.tokenizers import CHATML, STRICT, make_tokenizer
 from verl_multiattempt.adapters.agent_loop import read_settings, scaffold_for
-from verl_multiattempt.adapters.dataset_check import DatasetError, check_files, data_files
+from verl_multiattempt.adapters.dataset_check import DatasetError, data_files, inspect_files
 from verl_multiattempt.chat.scaffold import render
 
 Check = Callable[..., int]
@@ -25,13 +25,16 @@ FORMAT = "See verl's data format: prompt, data_source, reward_model.ground_truth
 
 @pytest.fixture
 def check(good_config: Callable[..., DictConfig]) -> Check:
-    """Check files as data.train_files."""
+    """Check files as data.train_files: the number of rows; what is wrong is raised, one sentence a line."""
 
     def run(*paths: Path | str, template: str = CHATML, **data: Any) -> int:
         config = good_config({f"data.{key}": value for key, value in data.items()})
         config.data.train_files = [str(path) for path in paths]
         settings = read_settings(config)
-        return check_files(config, "train_files", settings, scaffold_for(settings, make_tokenizer(template), {}))
+        found = inspect_files(config, "train_files", settings, scaffold_for(settings, make_tokenizer(template), {}))
+        if found.problems:
+            raise DatasetError("\n".join(found.problems))
+        return found.num_rows
 
     return run
 
