@@ -140,10 +140,11 @@ def _look_closer(report: Report, config: DictConfig, found: Inspection, row: int
         try:
             _tokens(report, config, found, sample)
         except Exception as error:  # a template refuses a row in ways of its own
-            found.problems.append(
-                "data.train_files must hold prompts that the chat template renders; got "
-                f"{type(error).__name__}: {error}. Drop the rows whose roles it refuses, or take another template."
-            )
+            if not any(files.problems for files in found.data.values()):
+                found.problems.append(
+                    "data.train_files must hold prompts that the chat template renders; got "
+                    f"{type(error).__name__}: {error}. Drop the rows that it refuses, or take another template."
+                )
         if "lengths" in report:
             found.warnings.extend(_length_doubts(report["lengths"]))
     if sample is not None and sample.shown is not None:
@@ -158,7 +159,8 @@ def _look_closer(report: Report, config: DictConfig, found: Inspection, row: int
 
 def _tokens(report: Report, config: DictConfig, found: Inspection, sample: DataSample | None) -> None:
     scaffold, settings = found.scaffold, found.settings
-    assert scaffold is not None and settings is not None
+    assert scaffold is not None
+    assert settings is not None
     shown = sample.shown if sample else None
     example = render_row(scaffold, settings, shown[1] if shown else None)
     report["chat"] = {

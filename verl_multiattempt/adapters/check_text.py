@@ -61,10 +61,9 @@ def _settings(report: dict[str, Any]) -> Iterator[str]:
 
 def _own_allowances(key: str, own: dict[str, Any]) -> str:
     low, high = own["smallest"], own["largest"]
-    return (
-        f"{'all' if own['num_own'] == own['num_rows'] else format(own['num_own'], ',')} of the {own['num_rows']:,} rows "
-        f"of data.{key} allow {low if low == high else f'{low}..{high}'} by extra_info.max_attempts"
-    )
+    some = "all" if own["num_own"] == own["num_rows"] else f"{own['num_own']:,}"
+    allowed = str(low) if low == high else f"{low}..{high}"
+    return f"{some} of the {own['num_rows']:,} rows of data.{key} allow {allowed} by extra_info.max_attempts"
 
 
 def _example(report: dict[str, Any]) -> Iterator[str]:
