@@ -436,8 +436,8 @@ LONG = good_row(prompt=[{"role": "user", "content": "?" * 400}])
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"train_batch_size": 3, "max_prompt_length": 600}, None),
-        ({"train_batch_size": 4, "max_prompt_length": 600},
+        ({"train_batch_size": 3, "max_prompt_length": 500}, None),
+        ({"train_batch_size": 4, "max_prompt_length": 500},
          "data.train_batch_size must be at most the training rows (3), or no batch is ever full; got 4. Set "
          "data.train_batch_size=3 or less, or give more rows."),
         ({"train_batch_size": 2}, None),
