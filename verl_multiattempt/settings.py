@@ -25,10 +25,23 @@ DEFAULT_FEEDBACK = "Your answer is incorrect. You have {attempts_left} attempt{s
 _T = TypeVar("_T")
 
 
+class SettingError(ValueError):
+    """A setting cannot work.
+
+    Args:
+        message: the whole sentence.
+        key: the key under ``multiattempt``, dotted; empty for ``multiattempt`` itself.
+    """
+
+    def __init__(self, message: str, key: str):
+        super().__init__(message)
+        self.key = key
+
+
 def _require(condition: bool, key: str, must: str, got: object, remedy: str = "") -> None:
-    """Raise ``ValueError`` with this project's form of sentence unless ``condition`` holds."""
+    """Raise `SettingError` with this project's form of sentence unless ``condition`` holds."""
     if not condition:
-        raise ValueError(f"multiattempt.{key} must {must}; got {got!r}" + (f". {remedy}" if remedy else ""))
+        raise SettingError(f"multiattempt.{key} must {must}; got {got!r}" + (f". {remedy}" if remedy else ""), key)
 
 
 def _is_int(value: object) -> bool:
@@ -274,12 +287,14 @@ def _build(cls: type[_T], mapping: object, prefix: str) -> _T:
     """Fill dataclass ``cls`` from ``mapping``, nested dataclasses included, refusing unknown keys."""
     key = prefix.rstrip(".")
     if not isinstance(mapping, Mapping):
-        raise ValueError(f"multiattempt{'.' if key else ''}{key} must be a mapping; got {mapping!r}")
+        raise SettingError(f"multiattempt{'.' if key else ''}{key} must be a mapping; got {mapping!r}", key)
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(map(str, mapping)) - set(known))
     if unknown:
-        raise ValueError(
-            f"multiattempt{'.' if key else ''}{key} must have no other keys than {', '.join(known)}; got {unknown[0]!r}"
+        raise SettingError(
+            f"multiattempt{'.' if key else ''}{key} must have no other keys than {', '.join(known)}; "
+            f"got {unknown[0]!r}",
+            prefix + unknown[0],
         )
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}

@@ -156,11 +156,15 @@ def check_verifier(settings: VerifierSettings) -> Callable[..., Verifier]:
             "multiattempt.verifier.name must name a class with the coroutines verify and close; "
             f"got {settings.name!r} without {' and '.join(missing)}"
         )
+    signature = inspect.signature(verifier_class)
     try:
-        inspect.signature(verifier_class).bind(settings, **settings.kwargs)
+        signature.bind(settings, **settings.kwargs)
     except TypeError as error:
+        further = list(signature.parameters.values())[1:]
+        named = [str(parameter.name) for parameter in further if parameter.kind is not parameter.VAR_KEYWORD]
         raise ValueError(
-            f"multiattempt.verifier.kwargs must fit {settings.name}; got {settings.kwargs!r}: {error}"
+            f"multiattempt.verifier.kwargs must fit {settings.name}; got {settings.kwargs!r}: {error}. "
+            + (f"It takes {', '.join(named)}." if named else "It takes no further arguments: remove them.")
         ) from error
     if callable(check := getattr(verifier_class, "check_arguments", None)):
         check(**settings.kwargs)

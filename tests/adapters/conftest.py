@@ -83,6 +83,7 @@ def good_config(
             "actor_rollout_ref.model.path": str(model_dir()),
             "data.train_files": str(data_file),
             "data.val_files": str(data_file),
+            "data.train_batch_size": 1,
         }
         for key, value in {**basis, **(changes or {})}.items():
             OmegaConf.update(config, key, value, force_add=True)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from tests.adapters.conftest import good_row, write_rows
-from tests.tokenizers import CHATML_SYSTEM_FIRST, make_tokenizer
+from tests.tokenizers import CHATML_SYSTEM_FIRST, STRICT, make_tokenizer
 from verl_multiattempt import cpu
 from verl_multiattempt.adapters.check import make_report
 from verl_multiattempt.adapters.check_text import printable, text_of
@@ -24,13 +24,13 @@ from verl_multiattempt.adapters.compose import compose_training_config, training
 
 Words = Callable[..., list[str]]
 MICRO_BATCHES = [
-    "data.train_batch_size=8",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
-    "critic.ppo_mini_batch_size=8",
-    "critic.ppo_micro_batch_size_per_gpu=8",
+    "data.train_batch_size=1",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=1",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=1",
+    "critic.ppo_mini_batch_size=1",
+    "critic.ppo_micro_batch_size_per_gpu=1",
 ]
 
 
@@ -119,7 +119,7 @@ def test_override_that_hydra_refuses_is_the_one_problem_in_one_line(word: str, m
     (problem,) = report["problems"]
     assert problem.startswith(message)
     assert "\n" not in problem
-    assert set(report) == {"command", "problems", "warnings"}
+    assert set(report) == {"command", "notes", "problems", "warnings"}
 
 
 def test_config_folder_that_is_not_there() -> None:
@@ -134,6 +134,8 @@ def test_good_command_has_no_problem_and_shows_everything(words: Words) -> None:
     report = make_report(words())
     assert (report["problems"], report["warnings"]) == ([], [])
     assert report["command"].startswith("python -m verl.trainer.main_ppo +recipe=multiattempt +platform=cpu ")
+    (note,) = report["notes"]
+    assert note.startswith("+recipe=multiattempt was added here: the training command needs it")
     assert report["settings"]["scope"] == "rollout"  # of auto, with one rollout for each prompt
     assert (report["chat"]["opening_placement"], report["chat"]["feedback_role"]) == ("system", "system")
     assert report["chat"]["end_of_turn"] == ["<|im_end|>"]
@@ -142,6 +144,12 @@ def test_good_command_has_no_problem_and_shows_everything(words: Words) -> None:
     assert text.endswith("No problem found.")
     for title in ("Settings in force", "An episode", "Lengths, in tokens", "Verifier"):
         assert f"\n{title}\n" in text
+
+
+def test_recipe_that_is_named_needs_no_note(words: Words) -> None:
+    report = make_report(words("+recipe=multiattempt"))
+    assert (report["notes"], report["problems"]) == ([], [])
+    assert "Notes" not in text_of(report)
 
 
 def test_example_is_what_the_chat_template_renders_and_marks_the_models_tokens(
@@ -169,7 +177,7 @@ def test_example_is_what_the_chat_template_renders_and_marks_the_models_tokens(
 def test_lengths_by_hand(words: Words) -> None:
     lengths = make_report(
         words("multiattempt.max_attempts=2", "data.max_prompt_length=100", "data.max_response_length=201",
-              "actor_rollout_ref.rollout.n=2", "actor_rollout_ref.actor.ppo_mini_batch_size=8")
+              "actor_rollout_ref.rollout.n=2", "data.train_batch_size=8")
     )["lengths"]  # fmt: skip
     tokenizer = make_tokenizer()
     opening = (
@@ -234,15 +242,20 @@ def test_another_row_can_be_shown(words: Words, tmp_path: Path) -> None:
 # The verifier and the row's own gold.
 
 
-@pytest.mark.parametrize(
-    "gold", ["1,234", "27.0", "$\\frac{1}{2}$", "so it is 18\n#### 18", "\\boxed{x^2}", ["7", "8"]]
-)
-def test_gold_as_published_is_correct_by_the_math_verifier(words: Words, tmp_path: Path, gold: Any) -> None:
-    path = write_rows(tmp_path / "a.parquet", [good_row(reward_model={"ground_truth": gold})] * 2)
-    report = make_report(words(f"data.train_files={path}"))
+GOLDS = ["1,234", "27.0", "$\\frac{1}{2}$", "so it is 18\n#### 18", "\\boxed{x^2}", "7"]
+
+
+def test_golds_as_published_are_correct_by_the_math_verifier(words: Words, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.parquet", [good_row(reward_model={"ground_truth": gold}) for gold in GOLDS])
+    several = write_rows(tmp_path / "b.jsonl", [good_row(reward_model={"ground_truth": ["7", "8"]})])
+    report = make_report(words(f"data.train_files={path}", f"data.val_files={several}"))
     assert report["verifier"]["outcome"] == "CORRECT"
-    assert (report["verifier"]["golds"], report["verifier"]["golds_not_correct"]) == (2, [])
+    assert report["verifier"]["golds"] == {
+        "train_files": {"num_rows": 6, "judged": 6, "not_correct": []},
+        "val_files": {"num_rows": 1, "judged": 1, "not_correct": []},
+    }
     assert report["problems"] == []
+    assert "  1 of 1 golds of the validation data are CORRECT by their own verifier\n" in text_of(report)
 
 
 def test_gold_that_the_math_verifier_cannot_take_is_a_problem(words: Words, tmp_path: Path) -> None:
@@ -253,8 +266,57 @@ def test_gold_that_the_math_verifier_cannot_take_is_a_problem(words: Words, tmp_
     assert problem.startswith("multiattempt.verifier.name (math) must decide row 1 of data.train_files; got ERROR for ")
     (warning,) = report["warnings"]
     assert warning.startswith(
-        "of 2 golds of data.train_files, 1 are not CORRECT by their own verifier, the first in row 1"
+        "of 2 golds of data.train_files, 1 are not CORRECT by their own verifier (rows 1), so no attempt at these can "
     )
+
+
+def test_golds_of_the_validation_data_are_judged_too(words: Words, tmp_path: Path) -> None:
+    rows = [good_row(reward_model={"ground_truth": "}{ \\frac"}) for _ in range(7)]
+    report = make_report(words(f"data.val_files={write_rows(tmp_path / 'val.jsonl', [good_row(), *rows])}"))
+    assert report["problems"] == []
+    (warning,) = report["warnings"]
+    assert warning.startswith(
+        "of 8 golds of data.val_files, 7 are not CORRECT by their own verifier (rows 1, 2, 3, 4, 5 ...), so no attempt "
+        "at these can be right; the first: "
+    )
+    assert "  1 of 8 golds of the validation data are CORRECT by their own verifier\n" in text_of(report)
+
+
+def test_of_many_golds_some_are_drawn_and_that_is_said(words: Words, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.parquet", [good_row()] * 1200)
+    report = make_report(words(f"data.train_files={path}"))
+    assert report["verifier"]["golds"]["train_files"] == {"num_rows": 1200, "judged": 500, "not_correct": []}
+    assert "  500 of 500 golds of the data are CORRECT by their own verifier (drawn from 1,200 rows)\n" in text_of(
+        report
+    )
+
+
+# Allowances of the rows' own.
+
+
+def test_rows_own_allowances_are_shown_and_the_largest_is_used_for_the_lengths(words: Words, tmp_path: Path) -> None:
+    rows = [good_row(extra_info={"max_attempts": number}) for number in (None, 2, 10)]
+    train = write_rows(tmp_path / "a.jsonl", rows)
+    val = write_rows(tmp_path / "b.jsonl", [good_row(extra_info={"max_attempts": 3})])
+    command = words(f"data.train_files={train}", f"data.val_files={val}", "multiattempt.max_tokens_per_attempt=50",
+                    "data.max_response_length=500")  # fmt: skip
+    report = make_report(command)
+    assert report["allowances"] == {
+        "train_files": {"num_rows": 3, "num_own": 2, "smallest": 2, "largest": 10},
+        "val_files": {"num_rows": 1, "num_own": 1, "smallest": 3, "largest": 3},
+    }
+    text = text_of(report)
+    assert "  2 of the 3 rows of data.train_files allow 2..10 by extra_info.max_attempts\n" in text
+    assert "  all of the 1 rows of data.val_files allow 3 by extra_info.max_attempts\n" in text
+    lengths = report["lengths"]
+    assert lengths["largest_allowance"] == 10
+    assert list(lengths["tokens_of_each_attempt"]) == ["1", "2", "3", "4", "5", "6", "7", "8", "10"]
+    assert lengths["tokens_of_each_attempt"]["10"] == (500 - 9 * lengths["feedback_tokens"]) // 10
+    (warning,) = report["warnings"]
+    assert warning.endswith("and 10 are allowed: long episodes are truncated")
+
+
+# A reward function.
 
 
 def test_reward_function_is_asked_and_its_word_is_no_problem(words: Words, tmp_path: Path) -> None:
@@ -268,7 +330,9 @@ def test_reward_function_is_asked_and_its_word_is_no_problem(words: Words, tmp_p
     ]
     report = make_report(words(*function))
     assert report["problems"] == []
-    assert (report["verifier"]["outcome"], report["verifier"]["golds"]) == ("INCORRECT", 0)
+    assert (report["verifier"]["outcome"], report["verifier"]["golds"]) == ("INCORRECT", {})
+    (warning,) = report["warnings"]
+    assert "multiattempt/repeat and repeat@k are not logged" in warning
 
 
 def test_reward_function_that_raises_is_a_problem(words: Words, tmp_path: Path) -> None:
@@ -327,6 +391,19 @@ def test_without_data_an_imaginary_question_is_shown(words: Words) -> None:
     assert report["example"]["row"] is None
     assert "What is 2 + 3?" in report["example"]["segments"][0]["text"]
     assert "of an imaginary question" in text_of(report)
+
+
+def test_rows_that_the_template_refuses_are_told_with_their_numbers_and_the_rest_is_shown(
+    words: Words, tmp_path: Path
+) -> None:
+    odd = good_row(prompt=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+    report = make_report(words(f"data.train_files={write_rows(tmp_path / 'a.jsonl', [good_row()] * 9 + [odd])}",
+                               template=STRICT))  # fmt: skip
+    (problem,) = report["problems"]
+    assert (
+        "a.jsonl, row 9: prompt must be messages that the chat template renders; got roles ['user', 'user']" in problem
+    )
+    assert {"settings", "chat", "example", "lengths", "verifier"} <= set(report)
 
 
 def test_template_is_that_of_the_model(words: Words) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tests.adapters.conftest import Row, good_row, write_rows
 from tests.tokenizers import CHATML, STRICT, make_tokenizer
 from verl_multiattempt.adapters.agent_loop import read_settings, scaffold_for
-from verl_multiattempt.adapters.dataset_check import DatasetError, check_files, data_files
+from verl_multiattempt.adapters.dataset_check import DataFiles, DatasetError, data_files, inspect_files
 from verl_multiattempt.chat.scaffold import render
 
 Check = Callable[..., int]
@@ -25,13 +25,16 @@ FORMAT = "See verl's data format: prompt, data_source, reward_model.ground_truth
 
 @pytest.fixture
 def check(good_config: Callable[..., DictConfig]) -> Check:
-    """Check files as data.train_files."""
+    """Check files as data.train_files: the number of rows; what is wrong is raised, one sentence a line."""
 
     def run(*paths: Path | str, template: str = CHATML, **data: Any) -> int:
         config = good_config({f"data.{key}": value for key, value in data.items()})
         config.data.train_files = [str(path) for path in paths]
         settings = read_settings(config)
-        return check_files(config, "train_files", settings, scaffold_for(settings, make_tokenizer(template), {}))
+        found = inspect_files(config, "train_files", settings, scaffold_for(settings, make_tokenizer(template), {}))
+        if found.problems:
+            raise DatasetError("\n".join(found.problems))
+        return found.num_rows
 
     return run
 
@@ -215,12 +218,98 @@ def test_null_allowance_of_a_row_is_no_allowance(check: Check, tmp_path: Path) -
     assert check(write_rows(tmp_path / "a.parquet", rows)) == 2
 
 
-def test_prompt_that_has_no_place_for_the_opening(check: Check, tmp_path: Path) -> None:
-    image = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    path = write_rows(tmp_path / "a.jsonl", [good_row(prompt=image)])
-    sentence = refused(check, path, template=STRICT)  # which has no system message
+@pytest.mark.parametrize("template", [CHATML, STRICT])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_content_that_is_a_list_of_parts(check: Check, tmp_path: Path, template: str, suffix: str) -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    path = write_rows(tmp_path / f"a.{suffix}", [good_row(prompt=parts)])
+    assert refused(check, path, template=template) == (
+        f"{path}, row 0: prompt[].content must be text; got [{{'type': 'text', 'text': '?'}}]. Give the text itself, "
+        "not a list of parts."
+    )
+
+
+def test_content_that_no_tokenizer_takes(check: Check, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [good_row(prompt=[{"role": "user", "content": "\ud800"}])])
+    assert refused(check, path).startswith(f"{path}, row 0: 'utf-8' codec can't encode character")
+
+
+# Several problems.
+
+
+def test_every_bad_row_of_every_file_is_told(check: Check, tmp_path: Path) -> None:
+    first = write_rows(tmp_path / "a.jsonl", [good_row(prompt=[]), good_row(), good_row(reward_model=None)])
+    second = write_rows(tmp_path / "b.jsonl", [good_row(), good_row(extra_info={"max_attempts": 0})])
+    sentences = refused(check, first, tmp_path / "none.parquet", second).splitlines()
+    assert [sentence.split(": ")[0] for sentence in sentences] == [
+        f"{first}, row 0", f"{first}, row 2",
+        f"data.train_files must name readable parquet or JSON files; got '{tmp_path / 'none.parquet'}'",
+        f"{second}, row 1",
+    ]  # fmt: skip
+
+
+def test_of_many_bad_rows_five_are_told_and_the_others_counted(check: Check, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [good_row(prompt=[])] * 7)
+    sentences = refused(check, path).splitlines()
+    assert [f"{path}, row {row}: " in sentence for row, sentence in enumerate(sentences[:-1])] == [True] * 5
+    assert sentences[-1] == f"{path} must hold rows that can be used; got 2 more that cannot"
+
+
+def test_every_wrong_column_is_told(check: Check, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"question": "?", "agent_name": "x", "images": []}])
+    sentences = refused(check, path).splitlines()
+    assert [sentence.split(";")[0] for sentence in sentences] == [
+        "data.train_files must hold text only", "data.train_files must have the column prompt",
+        "data.train_files must have the column reward_model",
+        "data.train_files must have no column agent_name, which makes verl run other agent loops than multiattempt",
+    ]  # fmt: skip
+
+
+# Rows that the chat template refuses.
+
+SYSTEM: Row = good_row(prompt=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}])
+TURNS: Row = good_row(prompt=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+
+
+def test_roles_that_the_template_refuses(check: Check, tmp_path: Path) -> None:
+    # Two user messages in a row, which STRICT has no place for: short rows, in the middle of good ones.
+    path = write_rows(tmp_path / "a.jsonl", [good_row(), good_row(), TURNS, good_row(), TURNS])
+    assert check(path) == 5
+    sentences = refused(check, path, template=STRICT).splitlines()
+    assert [sentence.split(";")[0] for sentence in sentences] == [
+        f"{path}, row {row}: prompt must be messages that the chat template renders" for row in (2, 4)
+    ]
+    assert "got roles ['user', 'user'] and TemplateError: " in sentences[0]
+    assert sentences[0].endswith("Drop the row, or take another template.")
+
+
+def test_row_that_verls_filter_would_drop_because_of_its_system_message(check: Check, tmp_path: Path) -> None:
+    # The opening takes the system message into the user's, but verl's filter renders the row as it is.
+    path = write_rows(tmp_path / "a.jsonl", [good_row(), SYSTEM])
+    assert check(path, template=STRICT, filter_overlong_prompts=False) == 2
+    sentence = refused(check, path, template=STRICT, filter_overlong_prompts=True)
     assert sentence.startswith(
-        f"{path}, row 0: prompt[].content must be text where the opening is merged into it; got "
+        f"{path}, row 1: prompt must be messages that the chat template renders; got roles ['sys"
+    )
+    assert "set data.filter_overlong_prompts=false" in sentence
+
+
+def test_template_that_refuses_what_one_row_says_is_told_of_that_row(check: Check, tmp_path: Path) -> None:
+    rows = [good_row(prompt=[{"role": "user", "content": text}]) for text in ("bad", "a", "b", "bad", "c")]
+    picky = "{% if 'bad' in messages[-1]['content'] and messages|length < 3 %}{{ raise_exception('no') }}{% endif %}"
+    sentences = refused(check, write_rows(tmp_path / "a.jsonl", rows), template=picky + CHATML).splitlines()
+    assert ", row 0: " in sentences[0]
+
+
+def test_longest_row_is_rendered_since_a_template_may_add_more_than_is_reckoned_with(
+    check: Check, tmp_path: Path
+) -> None:
+    # The template repeats the question ten times; by its bytes the row is far from the limit.
+    wordy = CHATML.replace("message['content']", "message['content'] * 10")
+    path = write_rows(tmp_path / "a.jsonl", [good_row(prompt=[{"role": "user", "content": "?" * n}]) for n in (1, 150)])
+    assert check(path, template=CHATML, max_prompt_length=1200) == 2
+    assert "row 1: data.max_prompt_length must hold the prompt with its opening" in refused(
+        check, path, template=wordy, max_prompt_length=1200, filter_overlong_prompts=False
     )
 
 
@@ -279,21 +368,52 @@ def test_length_is_that_of_the_rows_own_allowance(check: Check, tmp_path: Path) 
     assert "row 0" in refused(check, write_rows(tmp_path / "b.jsonl", [longer]), max_prompt_length=opened)
 
 
-def test_short_rows_need_no_tokenizer(
-    check: Check, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_rows_are_rendered(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A hundred thousand rows would take a minute otherwise.
-    def never(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError
+    rendered: list[Any] = []
 
-    monkeypatch.setattr("verl_multiattempt.adapters.dataset_check.render", never)
-    assert check(data_file) == 3
-    monkeypatch.undo()
-    assert render  # what was replaced is what is used for long rows
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("verl_multiattempt.adapters.dataset_check.render", never)
-        with pytest.raises(AssertionError):
-            check(data_file, max_prompt_length=300)
+    def counting(tokenizer: Any, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        rendered.append(messages)
+        return render(tokenizer, messages, *args, **kwargs)
+
+    monkeypatch.setattr("verl_multiattempt.adapters.dataset_check.render", counting)
+    path = write_rows(tmp_path / "a.jsonl", [good_row(), SYSTEM] * 50)
+    assert check(path, filter_overlong_prompts=True) == 100
+    # The first row of each of two sequences of roles, with and without the opening, and the longest row.
+    assert [len(messages) for messages in rendered] == [2, 1, 2, 2, 2]
+    rendered.clear()
+    assert check(path, max_prompt_length=250) == 100  # where any row may be too long
+    assert len(rendered) > 100
+
+
+# What is left of the rows.
+
+
+@pytest.fixture
+def look(good_config: Callable[..., DictConfig]) -> Callable[..., DataFiles]:
+    def run(path: Path, **data: Any) -> DataFiles:
+        config = good_config({f"data.{key}": value for key, value in {"train_files": str(path), **data}.items()})
+        settings = read_settings(config)
+        return inspect_files(config, "train_files", settings, scaffold_for(settings, make_tokenizer(), {}))
+
+    return run
+
+
+def test_rows_that_verl_keeps_and_their_own_allowances_are_counted(
+    look: Callable[..., DataFiles], tmp_path: Path
+) -> None:
+    rows = [good_row(extra_info={"max_attempts": number}) for number in (None, 3, 10, 3)]
+    path = write_rows(tmp_path / "a.jsonl", [*rows, good_row(prompt=[{"role": "user", "content": "?" * 500}])])
+    found = look(path, max_prompt_length=300, filter_overlong_prompts=True)
+    assert (found.problems, found.num_rows, found.num_kept) == ([], 5, 4)
+    assert (dict(found.allowances), found.own_allowances) == ({None: 2, 3: 2, 10: 1}, [3, 10])
+
+
+def test_rows_that_are_all_dropped_are_a_problem(look: Callable[..., DataFiles], long_file: Path) -> None:
+    assert look(long_file, max_prompt_length=5, filter_overlong_prompts=True).problems == [
+        "data.train_files must have rows whose prompts are at most data.max_prompt_length long; got 2 longer ones, "
+        "which verl drops. Raise data.max_prompt_length (5)."
+    ]
 
 
 @pytest.mark.parametrize("column", ["images", "videos", "audios"])

@@ -74,6 +74,15 @@ def test_bad_setting(good_config: MakeConfig, changes: dict[str, Any], problem: 
     assert found.startswith(problem)
 
 
+def test_every_bad_setting_is_told(good_config: MakeConfig) -> None:
+    problems = find_problems(
+        good_config({"multiattempt.seed": "x", "multiattempt.scope": "all", "multiattempt.verifier.timeout_s": 0})
+    )
+    assert [problem.split()[0] for problem in problems] == [
+        "multiattempt.verifier.timeout_s", "multiattempt.seed", "multiattempt.scope"
+    ]  # fmt: skip
+
+
 def test_config_without_the_recipe(good_config: MakeConfig) -> None:
     config = good_config()
     del config["multiattempt"]
@@ -167,7 +176,8 @@ def test_custom_reward_function_that_is_not_there(good_config: MakeConfig) -> No
         ({"answer_pattern": "["}, "multiattempt.verifier.kwargs.answer_pattern must be null, boxed or a regular "),
         (
             {"treshold": 1},
-            "multiattempt.verifier.kwargs must fit compute_score; got {'treshold': 1}: got an unexpected ",
+            "multiattempt.verifier.kwargs must fit compute_score; got {'treshold': 1}: got an unexpected keyword "
+            "argument 'treshold'. It takes run_in, path, name, reward_kwargs, threshold, ",
         ),
     ],
     ids=str,
@@ -418,6 +428,41 @@ def test_bad_row_of_the_validation_file_is_named(good_config: MakeConfig, tmp_pa
         f"{path}, row 2: reward_model.ground_truth must be the answer to check against; "
         "got {'style': 'rule', 'ground_truth': None}"
     )
+
+
+LONG = good_row(prompt=[{"role": "user", "content": "?" * 400}])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"train_batch_size": 3, "max_prompt_length": 500}, None),
+        ({"train_batch_size": 4, "max_prompt_length": 500},
+         "data.train_batch_size must be at most the training rows (3), or no batch is ever full; got 4. Set "
+         "data.train_batch_size=3 or less, or give more rows."),
+        ({"train_batch_size": 2}, None),
+        ({"train_batch_size": 3},
+         "data.train_batch_size must be at most the training rows that verl keeps (2 of 3; the prompts of the others "
+         "are longer than data.max_prompt_length), or no batch is ever full; got 3. "
+         "Set data.train_batch_size=2 or less, or give more rows."),
+        ({"train_batch_size": 1, "gen_batch_size": 3},
+         "data.gen_batch_size must be at most the training rows that verl keeps (2 of 3; "),
+        ({"train_batch_size": 2, "train_max_samples": 1},
+         "data.train_batch_size must be at most data.train_max_samples (1), or no batch is ever full; got 2. "),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_batch_that_the_data_cannot_fill(
+    good_config: MakeConfig, tmp_path: Path, changes: dict[str, Any], problem: str | None
+) -> None:
+    path = write_rows(tmp_path / "train.jsonl", [good_row(), LONG, good_row()])
+    data = {"train_files": str(path), "max_prompt_length": 300, "filter_overlong_prompts": True, **changes}
+    changes = {f"data.{key}": value for key, value in data.items()}
+    found = find_problems(good_config(changes))
+    assert len(found) == (problem is not None)
+    assert problem is None or found[0].startswith(problem)
+    # Validation alone needs no full batch.
+    assert find_problems(good_config({**changes, "trainer.val_only": True})) == []
 
 
 def test_training_and_validation_files_are_both_checked(good_config: MakeConfig, tmp_path: Path) -> None:

@@ -133,6 +133,18 @@ def test_example_is_logged_once_by_a_worker(caplog: pytest.LogCaptureFixture) ->
     assert "1 | It is \\boxed{right}.<|im_end|>" in caplog.text
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+def test_worker_that_does_not_speak_for_the_run_introduces_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, speaks: bool
+) -> None:
+    # Which one speaks is tested below, with verl's names of the workers.
+    monkeypatch.setattr("verl_multiattempt.adapters.agent_loop.speaks_for_the_run", lambda: speaks)
+    with caplog.at_level(logging.WARNING):
+        make_loop(compose_config(), ScriptedServer([]))
+    assert ("multiattempt: episodes of 1..5 attempts" in caplog.text) is speaks
+    assert ("An imaginary episode" in caplog.text) is speaks
+
+
 def test_example_that_cannot_be_rendered_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     # A template that cannot do with white space around an answer, which no check before has tried.
     template = "{% if messages[-2]['content'].startswith(' ') %}{{ raise_exception('spaces!') }}{% endif %}" + CHATML

@@ -13,7 +13,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from verl_multiattempt.adapters.compute_score import with_reward_function
 from verl_multiattempt.adapters.engine import VerlEngine
 from verl_multiattempt.adapters.episode_log import is_logged, make_writer, render_episode
-from verl_multiattempt.adapters.rendered_example import log_example
+from verl_multiattempt.adapters.rendered_example import log_example, speaks_for_the_run
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope
 from verl_multiattempt.chat.attempt_generator import AttemptGenerator, EpisodeError
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
@@ -51,11 +51,20 @@ def read_settings(config: DictConfig) -> Settings:
     Raises:
         ValueError: the key is absent, or a value cannot work.
     """
+    return Settings.from_mapping(settings_values(config))
+
+
+def settings_values(config: DictConfig) -> Any:
+    """What `read_settings` validates.
+
+    Raises:
+        ValueError: the key is absent.
+    """
     node = config.get("multiattempt")
     if node is None:
         raise ValueError("multiattempt must be in the config; got nothing. Add +recipe=multiattempt to the command.")
     values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
-    return Settings.from_mapping(with_reward_function(values, config))
+    return with_reward_function(values, config)
 
 
 def scaffold_for(settings: Settings, tokenizer: Any, template_kwargs: Any) -> ChatScaffold:
@@ -96,14 +105,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             scope = resolve_scope(settings.scope, self.rollout_config.n)
             writer = make_writer(self.config, settings)
             cls._shared = (self.config, _Shared(settings, scaffold, make_verifier(settings.verifier), scope, writer))
-            logger.warning(
-                "multiattempt: episodes of %d..%d attempts (%s, scope %s), feedback as %s message, opening in the %s "
-                "message", settings.min_attempts, settings.max_attempts, settings.distribution, scope,
-                scaffold.feedback_role, scaffold.opening_placement,
-            )  # fmt: skip
-            if writer is not None:
-                logger.warning("multiattempt: episodes are logged to %s", writer.directory)
-            log_example(scaffold, settings)
+            _introduce(settings, scaffold, scope, writer)
         return cls._shared[1]
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs: Any) -> AgentLoopOutput:
@@ -219,6 +221,20 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 **engine.extra_fields, "turn_scores": [], "tool_rewards": [], RECORD_FIELD: episode.to_record()
             },
         )  # fmt: skip
+
+
+def _introduce(settings: Settings, scaffold: ChatScaffold, scope: str, writer: EpisodeWriter | None) -> None:
+    """Log what episodes are like; in one of the run's worker processes, since it is the same in all."""
+    if not speaks_for_the_run():
+        return
+    logger.warning(
+        "multiattempt: episodes of %d..%d attempts (%s, scope %s), feedback as %s message, opening in the %s message",
+        settings.min_attempts, settings.max_attempts, settings.distribution, scope, scaffold.feedback_role,
+        scaffold.opening_placement,
+    )  # fmt: skip
+    if writer is not None:
+        logger.warning("multiattempt: episodes are logged to %s", writer.directory)
+    log_example(scaffold, settings)
 
 
 def question_of(row: dict[str, Any]) -> Question:

@@ -17,17 +17,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_multiattempt.adapters.check_data import DataSample, gold_attempt, lengths_of, render_row, sample_rows
 from verl_multiattempt.adapters.check_text import text_of
-from verl_multiattempt.adapters.compose import compose_training_config, training_overrides
+from verl_multiattempt.adapters.compose import RECIPE, compose_training_config, training_overrides
 from verl_multiattempt.adapters.preflight import Inspection, inspect_config
 from verl_multiattempt.attempts import resolve_scope
-from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import Outcome, Question, Verdict, make_verifier, verify_all
 
 Report = dict[str, Any]
 """What the check found: plain values, as ``--json`` prints them. Its keys are those of `make_report`."""
 
-_NUM_GOLDS = 200
+_NUM_GOLDS = 500
+"""Golds of the training and of the validation data that are judged; drawn, where there are more."""
+_NUM_TOLD = 5
 
 
 def run_check(
@@ -63,14 +64,18 @@ def make_report(
     """Compose the config, check it, and gather what is worth seeing before a run. Arguments: `run_check`.
 
     Returns:
-        ``command``, ``problems`` and ``warnings``; and where it could be found out: ``settings``, ``chat``,
-        ``example`` (its segments, as in the episode log), ``lengths``, ``data`` and ``verifier``.
+        ``command``, ``notes``, ``problems`` and ``warnings``; and where it could be found out: ``settings``,
+        ``allowances`` (rows that set their own), ``chat``, ``example`` (its segments, as in the episode log),
+        ``lengths``, ``data`` and ``verifier``.
     """
-    overrides = training_overrides(overrides, config_name)
+    given, overrides = list(overrides), training_overrides(overrides, config_name)
     options = [*(["--config-path", config_path] if config_path else []),
                *(["--config-name", config_name] if config_name else [])]  # fmt: skip
     command = shlex.join(["python", "-m", "verl.trainer.main_ppo", *options, *overrides])
-    report: Report = {"command": command, "problems": [], "warnings": []}
+    report: Report = {"command": command, "notes": [], "problems": [], "warnings": []}
+    if overrides != given:
+        report["notes"].append(f"{RECIPE} was added here: the training command needs it, or verl trains without this "
+                               "package")  # fmt: skip
     try:
         config = compose_training_config(overrides, config_path=config_path, config_name=config_name)
     except ValueError as error:
@@ -123,31 +128,39 @@ def _look_closer(report: Report, config: DictConfig, found: Inspection, row: int
     n = int(config.actor_rollout_ref.rollout.n)
     report["settings"] = {**asdict(settings), "scope": resolve_scope(settings.scope, n), "rollouts_per_prompt": n,
                           "adv_estimator": OmegaConf.select(config, "algorithm.adv_estimator")}  # fmt: skip
+    report["allowances"] = {
+        key: {"num_rows": files.num_rows, "num_own": files.num_rows - files.allowances[None],
+              "smallest": files.own_allowances[0], "largest": files.own_allowances[-1]}
+        for key, files in found.data.items() if files.own_allowances
+    }  # fmt: skip
     sample = sample_rows(config, row)
     if sample is not None and sample.shown is None:
         found.problems.append(f"--row must be below the number of training rows ({sample.num_rows}); got {row}")
     if found.scaffold is not None:
         try:
-            _tokens(report, config, found.scaffold, settings, sample)
+            _tokens(report, config, found, sample)
         except Exception as error:  # a template refuses a row in ways of its own
-            found.problems.append(
-                "data.train_files must hold prompts that the chat template renders; got "
-                f"{type(error).__name__}: {error}. Drop the rows whose roles it refuses, or take another template."
-            )
+            if not any(files.problems for files in found.data.values()):
+                found.problems.append(
+                    "data.train_files must hold prompts that the chat template renders; got "
+                    f"{type(error).__name__}: {error}. Drop the rows that it refuses, or take another template."
+                )
         if "lengths" in report:
-            found.warnings.extend(_length_doubts(report["lengths"], settings))
+            found.warnings.extend(_length_doubts(report["lengths"]))
     if sample is not None and sample.shown is not None:
+        validation = sample_rows(config, 0, key="val_files")
         try:
-            report["verifier"] = asyncio.run(_verdicts(settings, sample))
+            report["verifier"] = asyncio.run(_verdicts(settings, sample, validation))
         except Exception as error:  # a verifier of the user's own, which may raise anything
             found.problems.append(f"the verifier must decide an attempt; got {type(error).__name__}: {error}")
         else:
             _judge_verifier(report["verifier"], found, settings)
 
 
-def _tokens(
-    report: Report, config: DictConfig, scaffold: ChatScaffold, settings: Settings, sample: DataSample | None
-) -> None:
+def _tokens(report: Report, config: DictConfig, found: Inspection, sample: DataSample | None) -> None:
+    scaffold, settings = found.scaffold, found.settings
+    assert scaffold is not None
+    assert settings is not None
     shown = sample.shown if sample else None
     example = render_row(scaffold, settings, shown[1] if shown else None)
     report["chat"] = {
@@ -157,7 +170,9 @@ def _tokens(
         "layout": example.layout,
         "findings": list(example.findings),
     }
-    report["lengths"] = lengths_of(config, scaffold, settings)
+    largest = max([settings.max_attempts, settings.val_max_attempts or 1,
+                   *(own["largest"] for own in report["allowances"].values())])  # fmt: skip
+    report["lengths"] = lengths_of(config, scaffold, settings, largest)
     report["example"] = {
         "row": shown[0] if shown else None,
         "segments": [asdict(segment) for segment in example.segments],
@@ -166,33 +181,44 @@ def _tokens(
         report["data"] = sample.prompt_lengths(scaffold, settings)
 
 
-def _length_doubts(lengths: dict[str, Any], settings: Settings) -> list[str]:
-    limit, fit = settings.max_tokens_per_attempt, lengths["attempts_that_fit"]
-    if limit is None or fit is None or fit >= settings.max_attempts:
+def _length_doubts(lengths: dict[str, Any]) -> list[str]:
+    limit, fit, largest = (lengths[key] for key in ("max_tokens_per_attempt", "attempts_that_fit", "largest_allowance"))
+    if limit is None or fit is None or fit >= largest:
         return []
     return [
         f"data.max_response_length ({lengths['max_response_length']}) holds {fit} attempts of "
         f"multiattempt.max_tokens_per_attempt ({limit}) with the feedback between them, and "
-        f"{settings.max_attempts} are allowed: long episodes are truncated"
+        f"{largest} are allowed: long episodes are truncated"
     ]
 
 
-async def _verdicts(settings: Settings, sample: DataSample) -> dict[str, Any]:
-    """What the verifier says of the shown row's own gold, and of the golds of the sample."""
+async def _verdicts(settings: Settings, sample: DataSample, validation: DataSample | None) -> dict[str, Any]:
+    """What the verifier says of the shown row's own gold, and of golds of the training and the validation data."""
     assert sample.shown is not None
     verifier = make_verifier(settings.verifier)
-    many = sample.rows[:_NUM_GOLDS] if settings.verifier.name == "math" else []
+    number, row = sample.shown
+    samples = {"train_files": sample, **({"val_files": validation} if validation else {})}
+    # How an answer must look is known for the math verifier alone.
+    if settings.verifier.name != "math":
+        samples = {}
+    golds: dict[str, Any] = {}
     try:
-        number, row = sample.shown
-        verdicts = await verify_all(verifier, [_ask(item) for _, item in [(number, row), *many]])
+        (verdict,) = await verify_all(verifier, [_ask(row)])
+        for key, drawn in samples.items():
+            rows = drawn.rows[:_NUM_GOLDS]
+            verdicts = await verify_all(verifier, [_ask(item) for _, item in rows])
+            golds[key] = {
+                "num_rows": drawn.num_rows,
+                "judged": len(rows),
+                "not_correct": [
+                    {"row": other, **_told(item, said)}
+                    for (other, item), said in sorted(zip(rows, verdicts, strict=True), key=lambda pair: pair[0][0])
+                    if said.outcome is not Outcome.CORRECT
+                ],
+            }
     finally:
         await verifier.close()
-    wrong = [
-        {"row": other, **_told(item, verdict)}
-        for (other, item), verdict in zip(many, verdicts[1:], strict=True)
-        if verdict.outcome is not Outcome.CORRECT
-    ]
-    return {"row": number, **_told(row, verdicts[0]), "golds": len(many), "golds_not_correct": wrong}
+    return {"row": number, **_told(row, verdict), "golds": golds}
 
 
 def _ask(row: dict[str, Any]) -> tuple[str, Question]:
@@ -221,8 +247,11 @@ def _judge_verifier(told: dict[str, Any], found: Inspection, settings: Settings)
             f"{where}: reward_model.ground_truth must be an answer that the math verifier takes for right; {said}. "
             "Choose another multiattempt.verifier.name, or change the data."
         )
-    if wrong := told["golds_not_correct"]:
-        found.warnings.append(
-            f"of {told['golds']} golds of data.train_files, {len(wrong)} are not CORRECT by their own verifier, the "
-            f"first in row {wrong[0]['row']}: {wrong[0]['outcome']} for {wrong[0]['attempt']!r:.200}"
-        )
+    for key, golds in told["golds"].items():
+        if wrong := golds["not_correct"]:
+            rows = ", ".join(str(item["row"]) for item in wrong[:_NUM_TOLD]) + (" ..." if wrong[_NUM_TOLD:] else "")
+            found.warnings.append(
+                f"of {golds['judged']} golds of data.{key}, {len(wrong)} are not CORRECT by their own verifier (rows "
+                f"{rows}), so no attempt at these can be right; the first: {wrong[0]['outcome']} for "
+                f"{wrong[0]['attempt']!r:.200}"
+            )

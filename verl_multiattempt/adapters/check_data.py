@@ -18,6 +18,8 @@ from verl_multiattempt.math_verifier.verifier import golds_of
 from verl_multiattempt.settings import Settings
 
 _SAMPLE_SIZE = 1000
+_MOST_ROOMS = 8
+"""Up to this many attempts the room for each is told, and then for the largest allowance."""
 _IMAGINARY: Row = {
     "prompt": [{"role": "user", "content": "What is 2 + 3?"}],
     "reward_model": {"ground_truth": "5"},
@@ -26,7 +28,7 @@ _IMAGINARY: Row = {
 
 @dataclass(slots=True, kw_only=True)
 class DataSample:
-    """Some rows of the training files."""
+    """Some rows of the training or the validation files."""
 
     num_rows: int = 0
     """Of all files."""
@@ -46,18 +48,19 @@ class DataSample:
         }
 
 
-def sample_rows(config: DictConfig, wanted: int) -> DataSample | None:
-    """Draw rows of ``data.train_files``; None where they cannot be read, which the preflight has told.
+def sample_rows(config: DictConfig, wanted: int, key: str = "train_files") -> DataSample | None:
+    """Draw rows of ``data.<key>``; None where they cannot be read, which the preflight has told.
 
     Args:
         config: the whole config.
         wanted: number of the row to show.
+        key: ``train_files`` or ``val_files``.
     """
     if OmegaConf.select(config, "data.custom_cls.path") is not None:
         return None
     sample, random_numbers = DataSample(), random.Random(0)
     try:
-        for number, row in enumerate(read_rows(config, "train_files")):
+        for number, row in enumerate(read_rows(config, key)):
             sample.num_rows += 1
             if number == wanted:
                 sample.shown = (number, row)
@@ -95,21 +98,28 @@ def opened_prompt(scaffold: ChatScaffold, settings: Settings, row: Row) -> list[
     return render(scaffold.tokenizer, messages, scaffold.template_kwargs, add_generation_prompt=True)
 
 
-def lengths_of(config: DictConfig, scaffold: ChatScaffold, settings: Settings) -> dict[str, Any]:
-    """Lengths in tokens that decide on memory and on how many attempts there is room for."""
+def lengths_of(config: DictConfig, scaffold: ChatScaffold, settings: Settings, largest: int) -> dict[str, Any]:
+    """Lengths in tokens that decide on memory and on how many attempts there is room for.
+
+    Args:
+        config: the whole config.
+        scaffold: for the tokens of opening and feedback.
+        settings: the task's settings.
+        largest: the largest allowance of an episode, by the settings or by a row.
+    """
     bare = render(scaffold.tokenizer, _IMAGINARY["prompt"], scaffold.template_kwargs, add_generation_prompt=True)
-    feedback = len(scaffold.between_attempts(feedback_text(settings.feedback, max(1, settings.max_attempts - 1))))
+    feedback = len(scaffold.between_attempts(feedback_text(settings.feedback, max(1, largest - 1))))
     prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
     episodes = int(config.data.train_batch_size) * int(config.actor_rollout_ref.rollout.n)
     each = settings.max_tokens_per_attempt
+    ks = [*range(1, min(largest, _MOST_ROOMS) + 1), *([largest] if largest > _MOST_ROOMS else [])]
     return {
         "max_prompt_length": prompt,
         "max_response_length": response,
         "opening_tokens": len(opened_prompt(scaffold, settings, _IMAGINARY)) - len(bare),
         "feedback_tokens": feedback,
-        "tokens_of_each_attempt": {
-            str(k): max(0, (response - (k - 1) * feedback) // k) for k in range(1, settings.max_attempts + 1)
-        },
+        "largest_allowance": largest,
+        "tokens_of_each_attempt": {str(k): max(0, (response - (k - 1) * feedback) // k) for k in ks},
         "max_tokens_per_attempt": each,
         "attempts_that_fit": None if each is None else (response + feedback) // (each + feedback),
         "episodes_per_step": episodes,

@@ -20,7 +20,8 @@ def text_of(report: dict[str, Any]) -> str:
                         ("Verifier", _verifier)):  # fmt: skip
         if body := list(part(report)):
             lines += ["", title, *(f"  {line}" for line in body)]
-    for title, sentences in (("Warnings", report["warnings"]), ("Problems", report["problems"])):
+    for title, sentences in (("Notes", report["notes"]), ("Warnings", report["warnings"]),
+                             ("Problems", report["problems"])):  # fmt: skip
         if sentences:
             lines += ["", f"{title} ({len(sentences)})", *(f"  {i}. {text}" for i, text in enumerate(sentences, 1))]
     lines += ["", "See the problems above." if report["problems"] else "No problem found."]
@@ -44,6 +45,7 @@ def _settings(report: dict[str, Any]) -> Iterator[str]:
         ("allowance", f"{allowance}; drawn for each {settings['scope']} (rollout.n {settings['rollouts_per_prompt']}), "
                       f"seed {settings['seed']}"),
         ("validation", f"{settings['val_max_attempts'] or high} attempts"),
+        *(("", _own_allowances(key, own)) for key, own in report.get("allowances", {}).items()),
     ]  # fmt: skip
     if chat := report.get("chat"):
         rows += [("opening", f"in the {chat['opening_placement']} message"),
@@ -55,6 +57,13 @@ def _settings(report: dict[str, Any]) -> Iterator[str]:
         ("estimator", str(settings["adv_estimator"])),
     ]  # fmt: skip
     yield from _table(rows)
+
+
+def _own_allowances(key: str, own: dict[str, Any]) -> str:
+    low, high = own["smallest"], own["largest"]
+    some = "all" if own["num_own"] == own["num_rows"] else f"{own['num_own']:,}"
+    allowed = str(low) if low == high else f"{low}..{high}"
+    return f"{some} of the {own['num_rows']:,} rows of data.{key} allow {allowed} by extra_info.max_attempts"
 
 
 def _example(report: dict[str, Any]) -> Iterator[str]:
@@ -107,9 +116,11 @@ def _verifier(report: dict[str, Any]) -> Iterator[str]:
     yield f"row {told['row']}: {told['outcome']} for its own gold, {_short(printable(told['attempt']))}{detail}"
     if report["settings"]["verifier"]["name"] != "math":
         yield "a verifier of another kind may want its answers in another form"
-    if told["golds"]:
-        right = told["golds"] - len(told["golds_not_correct"])
-        yield f"{right} of {told['golds']} golds of the data are CORRECT by their own verifier"
+    for key, golds in told["golds"].items():
+        right = golds["judged"] - len(golds["not_correct"])
+        data = "data" if key == "train_files" else "validation data"
+        drawn = f" (drawn from {golds['num_rows']:,} rows)" if golds["judged"] < golds["num_rows"] else ""
+        yield f"{right} of {golds['judged']} golds of the {data} are CORRECT by their own verifier{drawn}"
 
 
 def _short(text: str, max_chars: int = 300) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +17,14 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from verl_multiattempt.adapters.compute_score import NAMES
+from verl_multiattempt.adapters.dataset_check import DataFiles, check_batch_size, data_sources, inspect_files
 from verl_multiattempt.adapters.doubts import allowance_doubts, settings_doubts, wiring_doubts
 from verl_multiattempt.adapters.model_check import check_context_length, check_response_length, load_scaffold
 from verl_multiattempt.adapters.register import plugin_problem
 from verl_multiattempt.adapters.wiring import REMEDY, wiring_problems
 from verl_multiattempt.chat.scaffold import ChatScaffold
-from verl_multiattempt.settings import Settings
+from verl_multiattempt.settings import SettingError, Settings
+from verl_multiattempt.settings_check import settings_problems
 from verl_multiattempt.verifier import check_verifier
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class Inspection:
     """None where they are wrong."""
     scaffold: ChatScaffold | None = None
     """None where the tokenizer or its chat template cannot be used, or was not looked at."""
+    data: dict[str, DataFiles] = field(default_factory=dict)
+    """By ``train_files`` and ``val_files``; empty where they were not looked at."""
 
 
 def find_problems(config: DictConfig) -> list[str]:
@@ -98,7 +101,7 @@ def inspect_config(config: DictConfig, *, thorough: bool = False) -> Inspection:
     found = Inspection(problems=[problem] if problem else [], warnings=list(wiring_doubts(config)))
     problems = found.problems
     problems.extend(wiring_problems(config))
-    settings = found.settings = _attempt(problems, lambda: _settings(config))
+    settings = found.settings = _settings(config, problems)
     if settings is None:
         return found
     _attempt(problems, lambda: _verifier(settings))
@@ -121,10 +124,16 @@ def _attempt(problems: list[str], check: Callable[[], Any]) -> Any:
         return None
 
 
-def _settings(config: DictConfig) -> Settings:
-    from verl_multiattempt.adapters.agent_loop import read_settings
+def _settings(config: DictConfig, problems: list[str]) -> Settings | None:
+    from verl_multiattempt.adapters.agent_loop import read_settings, settings_values
 
-    return read_settings(config)
+    try:
+        return read_settings(config)
+    except SettingError:
+        problems.extend(settings_problems(settings_values(config)))
+    except ValueError as error:
+        problems.append(str(error))
+    return None
 
 
 def _verifier(settings: Settings) -> None:
@@ -165,8 +174,6 @@ def _plugin(config: DictConfig) -> str | None:
 
 
 def _tokens_and_data(config: DictConfig, settings: Settings, found: Inspection) -> None:
-    from verl_multiattempt.adapters.dataset_check import check_files
-
     problems, scaffold = found.problems, found.scaffold
     assert scaffold is not None
     _attempt(problems, lambda: check_response_length(config, settings, scaffold))
@@ -174,20 +181,21 @@ def _tokens_and_data(config: DictConfig, settings: Settings, found: Inspection) 
         found.warnings.append("data.custom_cls is set, so the rows are not checked before the start")
         found.warnings.extend(allowance_doubts(config, settings, None))
         return
-    num_before = len(problems)
-    allowances: Counter[int | None] = Counter()
-    for key, counts in (("train_files", allowances), ("val_files", None)):
-        _attempt(problems, lambda key=key, counts=counts: check_files(config, key, settings, scaffold, counts))  # type: ignore[misc]
-    if len(problems) > num_before:
+    for key in ("train_files", "val_files"):
+        found.data[key] = inspect_files(config, key, settings, scaffold)
+        problems.extend(found.data[key].problems)
+    train = found.data["train_files"]
+    if not train.problems:
+        _attempt(problems, lambda: check_batch_size(config, train))
+    if any(files.problems for files in found.data.values()):
         return
-    found.warnings.extend(allowance_doubts(config, settings, allowances))
+    found.warnings.extend(allowance_doubts(config, settings, train.allowances))
     if settings.verifier.name in NAMES and settings.verifier.kwargs.get("path") is None:
         _default_function(config, settings.verifier.kwargs.get("reward_kwargs") or {}, problems)
 
 
 def _default_function(config: DictConfig, reward_kwargs: Any, problems: list[str]) -> None:
     """Check that verl's own reward function knows the sources of the data."""
-    from verl_multiattempt.adapters.dataset_check import data_sources
     from verl_multiattempt.adapters.function_loader import check_source
 
     places = {**data_sources(config, "val_files"), **data_sources(config, "train_files")}
