@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from verl_multiattempt.episode import Episode
-from verl_multiattempt.metrics import PREFIX, episode_metrics
+from verl_multiattempt.metrics import PREFIX, comparable, episode_metrics
 from verl_multiattempt.record import RecordedEpisode
 from verl_multiattempt.settings import RewardSettings
 
@@ -115,7 +115,7 @@ def _retries_by_k(episodes: list[Episode], overall: dict[str, float], max_attemp
             "count": sum(episode.attempts_used >= k for episode in episodes),
         }
         for k in range(2, max_attempts + 1)
-        if f"repeat@{k}" in overall
+        if f"repeat@{k}" in overall  # not of a reward function that tells no answers
     ]
 
 
@@ -142,7 +142,8 @@ def _counts(episodes: Sequence[Episode], max_attempts: int) -> dict[str, int]:
     allowed = {
         f"accuracy@{k}": sum(episode.max_attempts >= k for episode in episodes) for k in range(1, max_attempts + 1)
     }
-    return {"repeat": retries, "refinement": retries, **allowed}
+    compared = sum(comparable(episode, i) for episode in episodes for i in range(1, episode.attempts_used))
+    return {"repeat": compared, "refinement": retries, **allowed}
 
 
 def _metrics(episodes: Sequence[Episode], max_attempts: int) -> dict[str, float]:

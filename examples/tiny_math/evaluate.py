@@ -177,7 +177,10 @@ async def evaluate(
     """
     settings = settings or Settings()
     scaffold = resolve_scaffold(
-        tokenizer, feedback_role=settings.feedback.role, sample_feedback=feedback_text(settings.feedback, 1)
+        tokenizer,
+        feedback_role=settings.feedback.role,
+        sample_feedback=feedback_text(settings.feedback, 1),
+        max_attempts=max(attempts),
     )
     batched = BatchedModel(
         model,

@@ -48,7 +48,11 @@ def test_version_names_verls_too() -> None:
     assert done.stdout == f"multiattempt {verl_multiattempt.__version__} (verl {version('verl')})\n"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["check", "--help"], ["view", "--help"], ["--version"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["check", "--help"], ["view", "--help"], ["prepare", "--help"], ["plot", "--help"], ["--version"]],
+    ids=str,
+)
 def test_help_and_version_import_nothing_heavy(words: list[str]) -> None:
     code = f"""
 import sys

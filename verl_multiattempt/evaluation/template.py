@@ -36,4 +36,5 @@ def load_scaffold(tokenizer: str, settings: Settings, template_kwargs: Mapping[s
         sample_feedback=feedback_text(settings.feedback, max(1, settings.max_attempts - 1)),
         template_kwargs=template_kwargs,
         allowed_special_tokens=settings.allowed_special_tokens,
+        max_attempts=settings.max_attempts,
     )
