@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Multi-attempt GRPO, which the paper does not have: 8 rollouts of each question instead of a critic, all of them with
+# the same allowance (scope group), since their rewards are compared. Else as qwen2.5_math_1.5b_multi.sh.
+#
+#   bash recipes/qwen2.5_math_1.5b_multi_grpo.sh               trains and evaluates; settings: paper.sh
+#   DRY_RUN=1 bash recipes/qwen2.5_math_1.5b_multi_grpo.sh     checks and estimates, starts nothing, needs no GPU
+#
+# hardware   one node, 8 GPUs of 80 GB
+# ESTIMATE
+# expected   no published figures
+# status     not yet run by us on GPUs
+set -euo pipefail
+cd "$(dirname "$0")/.."
+RECIPE=qwen2.5_math_1.5b_multi_grpo
+MODEL=${MODEL:-Qwen/Qwen2.5-Math-1.5B}
+# 1,024 episodes a step and 128 an update, as with PPO, and in 20 passes about as many episodes as PPO has in 160.
+max_attempts=5 prompts=128 rollouts=8 update=16 passes=20
+. recipes/paper.sh
+own=(
+  algorithm.adv_estimator=grpo
+  algorithm.norm_adv_by_std_in_grpo=true
+  critic.enable=false
+  multiattempt.scope=group
+)
+run "$@"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Single-attempt PPO, the baseline of arXiv 2503.04808: all as in qwen2.5_math_1.5b_multi.sh, but for max_attempts=1.
+#
+#   bash recipes/qwen2.5_math_1.5b_single.sh               trains and evaluates; settings: paper.sh
+#   DRY_RUN=1 bash recipes/qwen2.5_math_1.5b_single.sh     checks and estimates, starts nothing, needs no GPU
+#
+# hardware   one node, 8 GPUs of 80 GB
+# ESTIMATE
+# expected   the paper's figures, not ours: mean accuracy of AIME 2024, AMC 2023, MATH 500, Minerva, OlympiadBench,
+#            with k attempts allowed, k = 1..7:   42.4  43.2  44.3  44.0  43.8  44.6  42.9
+# status     not yet run by us on GPUs
+set -euo pipefail
+cd "$(dirname "$0")/.."
+RECIPE=qwen2.5_math_1.5b_single
+MODEL=${MODEL:-Qwen/Qwen2.5-Math-1.5B}
+max_attempts=1 prompts=1024 rollouts=1 update=128 passes=160
+. recipes/paper.sh
+own=("${critic[@]}")
+run "$@"
