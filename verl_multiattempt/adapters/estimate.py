@@ -52,7 +52,7 @@ class Estimate:
     logits_gib: float
     micro_batch_tokens: int
     update_peak_gib: float
-    """Per GPU, of the larger update: states, what is resident of the other model, activations, logits, gathered layers."""
+    """Per GPU, of the larger update: states, what is resident of the other, activations, logits, gathered layers."""
     rollout_peak_gib: float
     """Per GPU: what the engine reserves, and what is resident."""
     kv_cache_tokens: int
