@@ -140,6 +140,7 @@ say() { printf '%s: %s\n' "$RECIPE" "$*"; }
 
 prepare() { # questions, downloaded and written in verl's format; what is there is kept
   local name
+  mkdir -p "$OUT/data"
   for name in math_train "${benchmarks[@]}"; do
     [[ -e $OUT/data/$name.parquet ]] || multiattempt prepare "$name" --out "$OUT/data/$name.parquet"
   done
