@@ -130,7 +130,7 @@ trainer=(
   trainer.total_epochs="$passes"                # verl drops the last, smaller batch of each pass
   trainer.val_before_train=true
   trainer.test_freq=8                           # published; 8 steps are a pass over 8,000 questions
-  trainer.save_freq=80
+  trainer.save_freq=16                          # published: 8, and the weights alone every 80 and where they are best
   trainer.max_actor_ckpt_to_keep=2 trainer.max_critic_ckpt_to_keep=2
   trainer.default_local_dir="$OUT/checkpoints"
   trainer.project_name=multiattempt trainer.experiment_name="$RECIPE" trainer.logger='[console,file,tensorboard]'

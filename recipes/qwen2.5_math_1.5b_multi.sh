@@ -12,7 +12,7 @@
 #            (formulae: verl_multiattempt/adapters/estimate.py; 8,888 questions, 35 % of 312 TFLOP/s)
 # expected   the paper's figures, not ours: mean accuracy of AIME 2024, AMC 2023, MATH 500, Minerva, OlympiadBench,
 #            with k attempts allowed, k = 1..7:   45.6  52.5  51.7  53.8  51.6  52.0  52.4
-# status     not yet run by us on GPUs
+# status     not yet run by us on GPUs; two steps of a tiny model on the CPU in our tests (tests/e2e/test_recipes.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RECIPE=qwen2.5_math_1.5b_multi

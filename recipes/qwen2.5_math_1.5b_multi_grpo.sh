@@ -11,7 +11,7 @@
 # time       estimate: trainer at most 87 s a step, 33 hours for 1,380 steps on A100s; generation on top. Not measured
 #            (formulae: verl_multiattempt/adapters/estimate.py; 8,888 questions, 35 % of 312 TFLOP/s)
 # expected   no published figures
-# status     not yet run by us on GPUs
+# status     not yet run by us on GPUs; two steps of a tiny model on the CPU in our tests (tests/e2e/test_recipes.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RECIPE=qwen2.5_math_1.5b_multi_grpo

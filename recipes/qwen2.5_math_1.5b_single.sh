@@ -12,7 +12,7 @@
 #            (formulae: verl_multiattempt/adapters/estimate.py; 8,888 questions, 35 % of 312 TFLOP/s)
 # expected   the paper's figures, not ours: mean accuracy of AIME 2024, AMC 2023, MATH 500, Minerva, OlympiadBench,
 #            with k attempts allowed, k = 1..7:   42.4  43.2  44.3  44.0  43.8  44.6  42.9
-# status     not yet run by us on GPUs
+# status     not yet run by us on GPUs; two steps of a tiny model on the CPU in our tests (tests/e2e/test_recipes.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RECIPE=qwen2.5_math_1.5b_single

@@ -10,7 +10,7 @@
 # time       estimate: trainer at most 765 s a step, 272 hours for 1,280 steps on A100s; generation on top. Not measured
 #            (formulae: verl_multiattempt/adapters/estimate.py; 8,888 questions, 35 % of 312 TFLOP/s)
 # expected   no published figures
-# status     not yet run by us on GPUs
+# status     not yet run by us on GPUs; two steps of a tiny model on the CPU in our tests (tests/e2e/test_recipes.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RECIPE=qwen2.5_math_7b_multi
