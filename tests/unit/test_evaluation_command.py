@@ -97,7 +97,7 @@ def test_files_are_taken_as_they_are_and_benchmarks_are_prepared_once(tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("missing.parquet", "data must name readable parquet files"), ("math501", "'math501'"), (".", "which is no file")],
+    [("missing.parquet", "data must name readable parquet files"), ("math501", "'math501'")],
 )
 def test_data_that_is_not_there_is_refused(tmp_path: Path, name: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -135,7 +135,7 @@ def evaluate(settings: EvaluationSettings, out: str | Path, engine_for: Callable
             files = data_files(settings.data, folder)
             questions = Questions(files, settings.limit)
         except ValueError as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(_of_option(str(error))) from error
         claim_settings(folder, identity(settings, files))
         logs = [RunLog(folder, planned, questions) for planned in plan_runs(settings)]
         return _carry_out(settings, questions, logs, folder, engine_for)
@@ -204,7 +204,7 @@ def data_files(names: Sequence[str], folder: Path) -> list[Path]:
     files = []
     for name in names:
         path = Path(name).expanduser()
-        if path.suffix == ".parquet" or path.exists():
+        if path.suffix == ".parquet" or path.is_file():  # a folder may have a benchmark's name
             if not path.is_file():
                 raise ValueError(f"data must name readable parquet files; got {name!r}, which is no file")
             files.append(path)
