@@ -9,9 +9,10 @@ import pytest
 from tests.evaluation_engine import question_row, write_questions
 from verl_multiattempt.cli import main
 from verl_multiattempt.cli_errors import UsageError
-from verl_multiattempt.evaluation.command import add_arguments, data_files, read_settings, run
+from verl_multiattempt.evaluation.arguments import add_arguments, read_settings
+from verl_multiattempt.evaluation.command import data_files, run
 from verl_multiattempt.evaluation.engines import make_engine
-from verl_multiattempt.evaluation.resume import weights_fingerprint
+from verl_multiattempt.evaluation.output import weights_fingerprint
 
 REQUIRED = ["--model", "some/model", "--data", "q.parquet", "--out", "out"]
 
