@@ -19,6 +19,8 @@ import pytest
 
 from tests.e2e.pipeline import REPOSITORY, Assets
 
+pytestmark = pytest.mark.timeout(900)
+
 QUESTIONS, MOST = 60, 3
 NUM_EPISODES = QUESTIONS * (1 + MOST + 1)  # nested, samples, no_feedback
 

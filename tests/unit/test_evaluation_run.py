@@ -348,7 +348,7 @@ def test_bad_row_is_an_error_before_the_engine_is_made(tmp_path: Path) -> None:
 
 def test_second_process_in_the_same_folder_is_refused(data: Path, tmp_path: Path, repository: Path) -> None:
     script = (
-        "import sys, time; from verl_multiattempt.evaluation.resume import open_output\n"
+        "import sys, time; from verl_multiattempt.evaluation.output import open_output\n"
         f"held = open_output({str(tmp_path / 'out')!r}); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -73,7 +73,7 @@ class Questions:
     def __iter__(self) -> Iterator[QuestionRow]:
         return (row for row, _ in self._read())
 
-    def numbers(self, benchmark: str) -> list[int] | np.ndarray:
+    def numbers(self, benchmark: str) -> np.ndarray:
         """The numbers of a benchmark's questions, ascending."""
         return np.flatnonzero(self._sources == self.benchmarks.index(benchmark))
 
