@@ -111,6 +111,7 @@ COMMANDS = {
         add_arguments=_add_check_arguments,
         run=_run_check,
     ),
+    "prepare": _of_module("data.command", "turn a published benchmark, or a dataset of your own, into verl's parquet"),
     "evaluate": _of_module("evaluation.command", "measure accuracy@k of a model on benchmarks"),
     "view": _of_module("view", "turn a run's episode log into a page to read in a browser"),
     "plot": _of_module("plots.command", "draw figures of evaluations and of training"),

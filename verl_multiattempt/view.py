@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.record import RecordedEpisode, log_files, read_episodes
 from verl_multiattempt.view_page import write_page
 from verl_multiattempt.view_summary import Summary
@@ -52,16 +53,18 @@ def run(args: argparse.Namespace) -> int:
         args: of a parser that `add_arguments` was given.
 
     Returns:
-        The exit status: 0, or 2 where there is no log or the page cannot be written.
+        The exit status, 0.
+
+    Raises:
+        UsageError: there is no log, or --out goes with --text.
+        OSError: the page cannot be written.
     """
     if args.text and args.out:
-        print("multiattempt view: --out must go without --text. Redirect the text to a file instead.", file=sys.stderr)
-        return 2
+        raise UsageError("--out must go without --text. Redirect the text to a file instead.")
     try:
         return _print_episodes(args) if args.text else _write_page(args)
-    except (ValueError, OSError) as error:
-        print(printable(f"multiattempt view: {error}"), file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise UsageError(printable(str(error))) from error
 
 
 def step_range(text: str) -> tuple[int | None, int | None]:

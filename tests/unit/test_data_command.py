@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from verl_multiattempt.cli import COMMANDS, main
+from verl_multiattempt.cli import main
 from verl_multiattempt.data import command
 from verl_multiattempt.data.benchmarks import RECIPES
 
@@ -121,10 +121,6 @@ def test_help_names_every_recipe_and_its_place(capsys: pytest.CaptureFixture[str
         assert f"\n  {name} " in out
         assert recipe.hub in out
     assert max(map(len, out.splitlines())) <= 130
-
-
-def test_the_command_line_says_what_this_module_says() -> None:
-    assert COMMANDS["prepare"].help == command.HELP
 
 
 @pytest.mark.parametrize("line", [line for line in command.EPILOG.splitlines() if line.startswith("  multiattempt")])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.data.benchmarks import RECIPES, Columns
 from verl_multiattempt.data.card import card_path
 from verl_multiattempt.data.gold import HOWS, GoldRule, parse_gold_rule
@@ -15,7 +16,6 @@ from verl_multiattempt.data.preparation import NGRAM, SHARE, Preparation, recipe
 from verl_multiattempt.data.prepare import STAGES, prepare
 from verl_multiattempt.data.sources import Source
 
-HELP = "turn a published benchmark, or a dataset of your own, into verl's parquet"
 DESCRIPTION = """\
 Reads a dataset from the hub or from local files (JSON, JSON Lines, Parquet, CSV), checks every row, and writes verl's
 parquet with a data card (JSON) beside it: source, hashes, and what became of every row that was read.
@@ -47,6 +47,7 @@ _WORDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``multiattempt prepare``."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.add_argument("name", metavar="NAME", help="a name above, or your own; it becomes the rows' data_source")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the file to write (default: NAME.parquet)")
     source = parser.add_argument_group("source")
@@ -97,25 +98,19 @@ def run(args: argparse.Namespace) -> int:
         args: of a parser that `add_arguments` was given.
 
     Returns:
-        The exit status: 0; 2 where the arguments cannot work; 1 where the dataset cannot be prepared.
+        The exit status, 0.
+
+    Raises:
+        UsageError: the arguments cannot work.
+        ValueError, OSError: the dataset cannot be prepared.
     """
     try:
         preparation = preparation_of(args)
     except ValueError as error:
-        return _fail(error, 2)
-    try:
-        card = prepare(preparation, lambda text: print(f"multiattempt prepare: note: {text}", file=sys.stderr))
-    except (ValueError, OSError) as error:
-        if getattr(args, "debug", False):
-            raise
-        return _fail(error, 1)
+        raise UsageError(str(error)) from error
+    card = prepare(preparation, lambda text: print(f"multiattempt prepare: note: {text}", file=sys.stderr))
     _report(card, preparation)
     return 0
-
-
-def _fail(error: Exception, status: int) -> int:
-    print(f"multiattempt prepare: {error}", file=sys.stderr)
-    return status
 
 
 def _gold_rule(text: str) -> GoldRule:
