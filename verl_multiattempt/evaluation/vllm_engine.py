@@ -223,6 +223,10 @@ class VllmEngine:
             aborted=completion.finish_reason == "abort",
         )
 
+    def process_ids(self) -> list[int]:
+        """The processes that vLLM has started."""
+        return self._processes.ids()
+
     async def close(self) -> None:
         """See `verl_multiattempt.evaluation.engine.Engine.close`."""
         llm, self._llm = self._llm, None
