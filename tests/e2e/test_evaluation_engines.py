@@ -1,4 +1,4 @@
-"""Both engines of the evaluation for real: vLLM in this process and ``vllm serve``, against transformers and each other.
+"""Both engines of the evaluation for real: vLLM offline and ``vllm serve``, against transformers and each other.
 
 One model, one server and one engine for the module: each takes a while to start.
 """
