@@ -1,18 +1,22 @@
 """The command ``multiattempt``. Training is not part of it: that is verl's own command.
 
-Each subcommand is two functions, one that adds its arguments and one that runs it; what a subcommand needs is imported
-when it is used, so that ``--help`` is immediate.
+Each subcommand is a module with its texts and two functions, ``add_arguments`` and ``run``, imported when it is used,
+so that ``--help`` is immediate. How a subcommand fails is the same for all: one sentence, and an exit status
+(`verl_multiattempt.cli_errors`); the traceback with ``--debug``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from verl_multiattempt import __version__
+from verl_multiattempt.cli_errors import CommandError, UsageError
 
 _DESCRIPTION = """\
 Tools around multi-attempt training with verl. The training itself is verl's command with one more word:
@@ -23,8 +27,12 @@ _EPILOG = """\
 examples:
   multiattempt check data.train_files=train.parquet data.val_files=val.parquet \\
     actor_rollout_ref.model.path=Qwen/Qwen2.5-Math-1.5B   is everything right? the same words as for the training
+  multiattempt prepare math500 --out data/math500.parquet   a benchmark's questions in verl's format
+  multiattempt evaluate --model MODEL --data data/math500.parquet --out results/model   accuracy@k
+  multiattempt plot results/model results/other --out figures   the curves of several models
   multiattempt view outputs/quickstart   read the episodes of a run in a browser
 
+exit status: 0 success, 1 failure, 2 wrong arguments
 multiattempt COMMAND --help says more.
 """
 _CHECK = """\
@@ -44,19 +52,24 @@ examples:
 """
 
 
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit statuses besides 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """A subcommand."""
 
     help: str
-    description: str
-    epilog: str | None
+    """Of one line."""
     add_arguments: Callable[[argparse.ArgumentParser], None]
+    """Also sets the parser's description and epilog, which has an example."""
     run: Callable[[argparse.Namespace], int]
-    """Returns the exit status."""
+    """Returns the exit status; raises as `main` says."""
 
 
 def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _CHECK, _CHECK_EPILOG
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra overrides of the training command")
     parser.add_argument("--row", type=_row_number, default=0, help="number of the training row to show (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -79,33 +92,27 @@ def _run_check(args: argparse.Namespace) -> int:
                      config_name=args.config_name)  # fmt: skip
 
 
-def _add_view_arguments(parser: argparse.ArgumentParser) -> None:
-    from verl_multiattempt.view import add_arguments
+def _of_module(name: str, help: str) -> Command:
+    """The subcommand of a module with ``add_arguments`` and ``run``."""
+    module = f"verl_multiattempt.{name}"
 
-    add_arguments(parser)
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        import_module(module).add_arguments(parser)
 
+    def run(args: argparse.Namespace) -> int:
+        return int(import_module(module).run(args))
 
-def _run_view(args: argparse.Namespace) -> int:
-    from verl_multiattempt.view import run
-
-    return run(args)
+    return Command(help=help, add_arguments=add_arguments, run=run)
 
 
 COMMANDS = {
     "check": Command(
         help="check a training command, its data and its chat template before GPUs are spent",
-        description=_CHECK,
-        epilog=_CHECK_EPILOG,
         add_arguments=_add_check_arguments,
         run=_run_check,
     ),
-    "view": Command(
-        help="turn a run's episode log into a page to read in a browser",
-        description="Writes the episodes of a run's log into one HTML page that needs no network.",
-        epilog=None,
-        add_arguments=_add_view_arguments,
-        run=_run_view,
-    ),
+    "evaluate": _of_module("evaluation.command", "measure accuracy@k of a model on benchmarks"),
+    "view": _of_module("view", "turn a run's episode log into a page to read in a browser"),
 }
 
 
@@ -122,12 +129,10 @@ def make_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        subparser = commands.add_parser(
-            name, help=command.help, description=command.description, epilog=command.epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        subparser = commands.add_parser(name, help=command.help, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == wanted:
             command.add_arguments(subparser)
+            subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -141,6 +146,8 @@ def _version() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
+
+    What a subcommand raises is printed as one sentence: a `UsageError` with status 2, anything else with status 1.
 
     Args:
         argv: the arguments; those of the process by default.
@@ -156,4 +163,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
-    return COMMANDS[args.command].run(args)
+    try:
+        return COMMANDS[args.command].run(args)
+    except BrokenPipeError:  # `| head` has seen enough; the interpreter must not flush again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"multiattempt {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"multiattempt {args.command}: {_sentence(error)}", file=sys.stderr)
+        return USAGE if isinstance(error, UsageError) else FAILURE
+
+
+def _sentence(error: Exception) -> str:
+    """What to say of an error; of one that nobody foresaw, also what it was and how to see where."""
+    text = str(error)
+    if not isinstance(error, CommandError | ValueError | OSError) or not text:
+        text = f"{type(error).__name__}: {text}. See where with --debug"
+    return text.encode(errors="backslashreplace").decode()

@@ -29,7 +29,8 @@ class Generation:
 
 
 Generate = Callable[[list[Message]], Awaitable[Generation | None]]
-"""Generates the next attempt for the messages so far; None where the last message and a further attempt do not fit."""
+"""Generates the next attempt for the messages so far; None where the last message and a further attempt do not fit.
+Where there is no feedback, the last message is the attempt before."""
 Verify = Callable[[str], Awaitable[Verdict]]
 """Decides the text of an attempt."""
 
@@ -40,7 +41,7 @@ async def run_episode(
     generate: Generate,
     verify: Verify,
     *,
-    feedback: FeedbackSettings,
+    feedback: FeedbackSettings | None,
     feedback_role: str = "user",
 ) -> list[Message]:
     """Run an episode to its end.
@@ -50,7 +51,8 @@ async def run_episode(
         messages: the opening messages (see `verl_multiattempt.feedback.open_messages`).
         generate: the model.
         verify: the verifier, the row's gold bound in.
-        feedback: the feedback's text.
+        feedback: the feedback's text; None: no message at all comes after an attempt that was not correct, and the
+            messages that ``generate`` then gets end with that attempt.
         feedback_role: ``system`` or ``user`` (resolved).
 
     Returns:
@@ -65,8 +67,9 @@ async def run_episode(
         if generation is None:
             if not episode.attempts:
                 raise ValueError("the opening must leave room for an attempt; got a conversation that is full")
-            messages.pop()
-            episode.attempts[-1].feedback = None
+            if feedback is not None:
+                messages.pop()
+                episode.attempts[-1].feedback = None
             episode.truncated = True
             break
         messages.append({"role": "assistant", "content": generation.text})
@@ -80,7 +83,7 @@ async def run_episode(
             generate_s=generation.generate_s,
         )
         episode.add(attempt)
-        if not episode.ended:
+        if feedback is not None and not episode.ended:
             attempt.feedback = feedback_text(feedback, episode.attempts_left, verdict.feedback)
             messages.append({"role": feedback_role, "content": attempt.feedback})
     return messages

@@ -57,9 +57,7 @@ class Verdict:
 
     def same_answer(self, other: Verdict) -> bool:
         """Whether both attempts gave an answer, and the same one: by the normal form, or as written."""
-        if self.answer is None or other.answer is None:
-            return False
-        if self.answer == other.answer:
+        if self.answer is not None and self.answer == other.answer:
             return True
         return self.normal_answer is not None and self.normal_answer == other.normal_answer
 

@@ -48,7 +48,8 @@ MAX_LENGTH = 1024
 VALIDATION_SEED = 2
 # What a warm-start batch holds: one question, two or three unrelated ones, or a request to repeat an answer.
 BATCH_KINDS = ("one", "several", "repeat")
-BATCH_WEIGHTS = (0.5, 0.2, 0.3)
+REPEAT_SHARE = 0.3
+SEVERAL_SHARE = 2 / 7  # of the others
 REPEAT_TEXT = "Repeat your answer."
 WARMUP_STEPS = 10
 
@@ -176,6 +177,7 @@ def warm_start(
     steps: int,
     batch_size: int,
     learning_rate: float,
+    repeat_share: float,
     log_every: int,
 ) -> None:
     """Teaches the model, in place, to read the question and to answer in a box.
@@ -187,8 +189,11 @@ def warm_start(
         steps: AdamW steps.
         batch_size: dialogues in a step.
         learning_rate: its highest value; it rises in the first steps and falls linearly to a tenth.
+        repeat_share: of the batches, those that ask to repeat an answer.
         log_every: steps between two lines of progress.
     """
+    others = 1 - repeat_share
+    weights = (others * (1 - SEVERAL_SHARE), others * SEVERAL_SHARE, repeat_share)
     rng = random.Random(seed)
     questions = draw_questions(rng, held_out=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
@@ -199,7 +204,7 @@ def warm_start(
     started, num_tokens = time.perf_counter(), 0
     with tqdm(total=steps, desc="warm start", unit="step") as progress:
         for step in range(1, steps + 1):
-            (kind,) = rng.choices(BATCH_KINDS, BATCH_WEIGHTS)
+            (kind,) = rng.choices(BATCH_KINDS, weights)
             # The first answer of a repetition is random: it is not to be learned.
             dialogues = [draw_dialogue(rng, questions, kind) for _ in range(batch_size)]
             batch = to_batch(tokenizer, dialogues, last_turn_only=kind == "repeat")
@@ -231,6 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=150, help="warm-start steps; 0 leaves the model untrained")
     parser.add_argument("--batch-size", type=int, default=96, help="dialogues in a warm-start step")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--repeat-share", type=float, default=REPEAT_SHARE, help="of batches that ask for a repetition")
     parser.add_argument("--train-rows", type=int, default=10_240, help="80 training steps of 128 without repeats")
     parser.add_argument("--val-rows", type=int, default=1_000)
     parser.add_argument("--log-every", type=int, default=10, help="warm-start steps between two lines of progress")
@@ -240,6 +246,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"--{name.replace('_', '-')} must be at least 1; got {getattr(args, name)}")
     if args.steps < 0:
         parser.error(f"--steps must be at least 0; got {args.steps}")
+
+    if not 0 <= args.repeat_share <= 1:
+        parser.error(f"--repeat-share must be in 0..1; got {args.repeat_share}")
 
     args.out.mkdir(parents=True, exist_ok=True)
     write_parquet(
@@ -259,6 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             steps=args.steps,
             batch_size=args.batch_size,
             learning_rate=args.learning_rate,
+            repeat_share=args.repeat_share,
             log_every=args.log_every,
         )
     model.save_pretrained(args.out / "model")

@@ -103,6 +103,25 @@ def test_group_relative_estimator(good_config: MakeConfig, changes: dict[str, An
     assert not start or warnings[0].startswith(start)
 
 
+# A reward function that tells no answer.
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [({}, True), ({"answer_pattern": "boxed"}, False), ({"answer_key": "pred"}, False), ({"answer_key": None}, True)],
+    ids=str,
+)
+def test_reward_function_whose_answers_are_not_known_has_no_repeat_rate(
+    good_config: MakeConfig, tmp_path: Path, kwargs: dict[str, Any], said: bool
+) -> None:
+    (tmp_path / "mine.py").write_text("def compute_score(**row): return 1", encoding="utf-8")
+    verifier = {"multiattempt.verifier.name": "compute_score",
+                "multiattempt.verifier.kwargs": {"path": str(tmp_path / "mine.py"), **kwargs}}  # fmt: skip
+    warnings = warnings_of(good_config(verifier))
+    assert len(warnings) == said
+    assert not said or "multiattempt/repeat and repeat@k are not logged; set +multiattempt.ver" in warnings[0]
+
+
 # Training that cannot have a second attempt.
 
 SINGLE = "multiattempt.max_attempts is 1: training is single-attempt"

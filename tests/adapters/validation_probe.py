@@ -72,6 +72,9 @@ class Manager:
     """Stands for verl's agent-loop manager."""
 
     partition = "val"
+    sources = staticmethod(data_source)
+    fails = False
+    """Whether no rollout can be finished."""
 
     def generate_sequences(self, batch: Any) -> None:
         for uid, info in zip(batch["uid"], batch["extra_info"], strict=True):
@@ -79,7 +82,7 @@ class Manager:
 
     def put(self, uid: str, question: int, step: int) -> None:
         """One prompt with its rollouts."""
-        episodes = EPISODES[question]
+        episodes = [] if self.fails else EPISODES[question]
         status = "finished" if len(episodes) == ROLLOUTS_PER_PROMPT else "failure"
         tags = [{"status": "success", "global_steps": step}] * len(episodes)
         rows = [
@@ -89,7 +92,7 @@ class Manager:
                 "rm_scores": torch.tensor([0.0] * (2 + i) + [episode_reward(episode, RewardSettings())]),
                 "num_turns": torch.tensor(2),
                 "uid": uid,
-                "data_source": data_source(question),
+                "data_source": self.sources(question),
                 "reward_model": {"ground_truth": "0"},
                 "extra_fields": {
                     "multiattempt": episode.to_record(), "reward_extra_info": reward_extra_info(episode, MAX_ATTEMPTS)
@@ -97,8 +100,9 @@ class Manager:
             }
             for i, episode in enumerate(episodes)
         ]  # fmt: skip
-        tq.kv_batch_put(keys=[f"{uid}_{i}_0" for i in range(len(rows))], partition_id=self.partition,
-                        fields=list_of_dict_to_tensordict(rows), tags=tags)  # fmt: skip
+        if rows:
+            tq.kv_batch_put(keys=[f"{uid}_{i}_0" for i in range(len(rows))], partition_id=self.partition,
+                            fields=list_of_dict_to_tensordict(rows), tags=tags)  # fmt: skip
         prompt_tag = {"is_prompt": True, "status": status, "global_steps": step}
         tq.kv_batch_put(keys=[uid], partition_id=self.partition, tags=[prompt_tag])
 
@@ -130,7 +134,16 @@ def main() -> None:
     trainer = make_trainer(Path(sys.argv[1]))
     manager = Manager()
     trainer.fit(manager)
+    # A later validation of one data source, and one of which nothing could be finished.
+    trainer.global_steps, manager.sources = 30, lambda question: "openai/gsm8k"
+    trainer._validate()
+    trainer.global_steps, manager.fails = 40, True
+    try:
+        trainer._validate()
+    except Exception as error:
+        print(f"VERL {type(error).__name__}: {error}")
     trainer.logger.finish()
+    manager.fails = False
     manager.partition = "train"
     for question in EPISODES:
         manager.put(f"uid{question}", question, step=21)

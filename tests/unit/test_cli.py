@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tomllib
 
 import verl_multiattempt
 from verl_multiattempt.cli import COMMANDS, main, make_parser
+from verl_multiattempt.cli_errors import CommandError, UsageError
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -88,3 +90,41 @@ def test_options_and_overrides_of_check_are_told_apart() -> None:
     args = make_parser("check").parse_args(["check", "--row", "3", "--json", "-cn", "mine", "a=1", "+b=2", "~c"])
     assert (args.row, args.json, args.config_name, args.config_path) == (3, True, "mine", None)
     assert args.overrides == ["a=1", "+b=2", "~c"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (UsageError("--k must be at least 1; got 0"), 2, "--k must be at least 1; got 0"),
+        (CommandError("the engine ended"), 1, "the engine ended"),
+        (ValueError("file must be JSON; got 'x'"), 1, "file must be JSON; got 'x'"),
+        (OSError(28, "No space left on device", "out"), 1, "[Errno 28] No space left on device: 'out'"),
+        (KeyError("answer"), 1, "KeyError: 'answer'. See where with --debug"),
+        (ValueError(), 1, "ValueError: . See where with --debug"),
+        (ValueError("got '\udc80'"), 1, "got '\\udc80'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=repr,
+)
+def test_what_a_command_raises_is_one_sentence_and_a_status(
+    error: BaseException, status: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: object) -> int:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "view", replace(COMMANDS["view"], run=run))
+    assert main(["view", "x"]) == status
+    assert capsys.readouterr().err == f"multiattempt view: {told}\n"
+    if isinstance(error, Exception):
+        with pytest.raises(type(error)):
+            main(["view", "x", "--debug"])
+
+
+def test_output_that_nobody_reads_on_is_no_failure() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -c 'from verl_multiattempt.cli import COMMANDS, main; from dataclasses import replace; "
+        'COMMANDS["view"] = replace(COMMANDS["view"], run=lambda _: [print("x" * 99) for _ in range(9999)] and 0); '
+        'raise SystemExit(main(["view", "x"]))\' | head -n 1; exit "${PIPESTATUS[0]}"',
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

@@ -12,7 +12,9 @@ import pytest
 import verl_multiattempt
 
 CORE = (
-    "answer", "attempts", "episode", "feedback", "metrics", "record", "record_writer", "reward", "rollout", "settings",
+    "answer", "attempts", "cli_errors", "episode", "feedback", "metrics", "record", "record_writer", "reward",
+    "rollout",
+    "settings",
     "verifier",
     "verifier_crew", "verifier_guard", "verifier_linux",
     "verifier_pool", "verifier_process", "verifier_queue", "verifier_server", "verifier_worker",

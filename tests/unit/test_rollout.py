@@ -42,8 +42,8 @@ async def verify(text: str) -> Verdict:
 
 
 async def run(
-    script: list[str | Generation | BaseException | None], max_attempts: int = 3, feedback: FeedbackSettings = FEEDBACK,
-    role: str = "user",
+    script: list[str | Generation | BaseException | None], max_attempts: int = 3,
+    feedback: FeedbackSettings | None = FEEDBACK, role: str = "user",
 ) -> tuple[Episode, list[Message], Model]:  # fmt: skip
     episode, model = Episode(max_attempts=max_attempts, question_id="q"), Model(script)
     messages = await run_episode(episode, OPENING, model.generate, verify, feedback=feedback, feedback_role=role)
@@ -103,6 +103,22 @@ async def test_verifiers_text_comes_before_the_feedback_where_it_is_asked_for() 
 async def test_feedback_has_the_role_it_is_given() -> None:
     _, messages, _ = await run(["a", "right"], role="system")
     assert said(messages)[1] == ("system", "2 left")
+
+
+async def test_without_feedback_the_model_is_asked_again_with_nothing_in_between() -> None:
+    episode, messages, model = await run(["a", "none", "right"], feedback=None)
+    assert said(messages) == [("assistant", "a"), ("assistant", "none"), ("assistant", "right")]
+    assert [attempt.feedback for attempt in episode.attempts] == [None, None, None]
+    assert [len(seen) - len(OPENING) for seen in model.seen] == [0, 1, 2]
+    assert model.seen[1][-1] == {"role": "assistant", "content": "a"}
+    assert episode.solved
+
+
+async def test_without_feedback_a_retry_that_does_not_fit_takes_no_attempt_away() -> None:
+    episode, messages, _ = await run(["a", "b", None], feedback=None)
+    assert said(messages) == [("assistant", "a"), ("assistant", "b")]
+    assert [attempt.text for attempt in episode.attempts] == ["a", "b"]
+    assert episode.truncated
 
 
 async def test_empty_attempt_is_judged_like_any_other() -> None:

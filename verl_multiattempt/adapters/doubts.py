@@ -7,6 +7,7 @@ from importlib import import_module
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_multiattempt.adapters.compute_score import NAMES
 from verl_multiattempt.adapters.wiring import AGENT_LOOP, SAMPLER, loop_targets, runs_single_turn
 from verl_multiattempt.attempts import resolve_scope
 from verl_multiattempt.episode import Episode
@@ -75,7 +76,14 @@ def drawn_allowances(settings: Settings) -> list[int]:
 
 
 def settings_doubts(config: DictConfig, settings: Settings) -> Iterator[str]:
-    """One sentence for each choice of settings and estimator that do not go together."""
+    """One sentence for each choice of settings, verifier and estimator that do not go together."""
+    kwargs = settings.verifier.kwargs
+    if settings.verifier.name in NAMES and not (kwargs.get("answer_pattern") or kwargs.get("answer_key")):
+        yield (
+            "multiattempt.verifier.kwargs has no answer_pattern and no answer_key, so the answers are not known: "
+            "multiattempt/repeat and repeat@k are not logged; set +multiattempt.verifier.kwargs.answer_pattern=boxed "
+            "(or a regular expression), or answer_key where the function returns the answer"
+        )
     estimator = str(OmegaConf.select(config, "algorithm.adv_estimator"))
     if estimator not in GROUP_RELATIVE:
         return

@@ -13,7 +13,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl_multiattempt.adapters.agent_loop import RECORD_FIELD
 from verl_multiattempt.adapters.doubts import first_step_doubt
 from verl_multiattempt.episode import Episode
-from verl_multiattempt.metrics import PREFIX, episode_metrics
+from verl_multiattempt.metrics import PREFIX, episode_metrics, source_keys
 from verl_multiattempt.settings import RewardSettings
 
 # Under verl's own logger: where verl loads vLLM in this process, only that one is heard below ERROR.
@@ -53,7 +53,7 @@ class _Collected:
             if record is not None:
                 self.episodes.append(Episode.from_record(record))
                 self.groups.append(key.rsplit("_", 2)[0])
-                self.data_sources.append(str(source))
+                self.data_sources.append("" if source is None else str(source))
 
     def figures(self, reward: RewardSettings, max_attempts: int, data_source: str | None = None) -> dict[str, float]:
         """The metrics of the episodes, or of those from one data source."""
@@ -83,7 +83,8 @@ class _EpisodeMetrics:
         if partition_id == VALIDATION:
             self._validation = _started(self._validation, global_steps)
             self._validation.add(batch, batch_size * self.val_rollouts_per_prompt)
-            self._log_validation(self._validation)
+            # verl itself fails on a batch without a rollout, so no further one will come.
+            self._log_validation(self._validation, is_last=not batch.keys)
             return batch, metrics
         return batch, {**metrics, **self._training_metrics(batch, global_steps, batch_size)}
 
@@ -101,8 +102,8 @@ class _EpisodeMetrics:
         figures = collected.figures(self.reward, self.max_attempts)
         return {**figures, f"{PREFIX}failed_episodes": float(collected.num_failed)}
 
-    def _log_validation(self, collected: _Collected) -> None:
-        """Log when the last batch is there.
+    def _log_validation(self, collected: _Collected, *, is_last: bool = False) -> None:
+        """Log when the last batch is there: all episodes together, and those of each data source.
 
         verl discards the metrics of a validation batch, and of what the reward manager reports it logs means over
         episodes alone. So this goes to the trainer's logger, for the step that verl itself logs after the validation.
@@ -112,19 +113,21 @@ class _EpisodeMetrics:
         if not (hasattr(trainer, "logger") and hasattr(trainer, "val_dataloader")):
             self._warn(f"validation is not logged: a trainer with logger and val_dataloader is needed; got {trainer!r}")
             return
-        if collected.num_batches < len(trainer.val_dataloader):
+        if collected.num_batches < len(trainer.val_dataloader) and not is_last:
             return
         self._validation = None
+        if not collected.num_finished:
+            logger.error("multiattempt: all %d rollouts of the validation at step %d failed; the agent-loop workers' "
+                         "log says why", collected.num_failed, collected.step)  # fmt: skip
         figures = collected.figures(self.reward, self.val_max_attempts)
-        if figures:
-            figures[f"{PREFIX}failed_episodes"] = float(collected.num_failed)
-        sources = sorted(set(collected.data_sources))
-        for source in sources if len(sources) > 1 else ():
+        figures[f"{PREFIX}failed_episodes"] = float(collected.num_failed)
+        for source, key in source_keys(collected.data_sources).items():
             of_source = collected.figures(self.reward, self.val_max_attempts, source)
-            figures.update({f"{PREFIX}{source}/{name.removeprefix(PREFIX)}": of_source[name] for name in of_source})
-        renamed = {f"{PREFIX}{VALIDATION}/{name.removeprefix(PREFIX)}": value for name, value in figures.items()}
-        if renamed:
-            trainer.logger.log(data=renamed, step=collected.step)
+            figures.update({f"{PREFIX}{key}/{name.removeprefix(PREFIX)}": of_source[name] for name in of_source})
+        trainer.logger.log(
+            data={f"{PREFIX}{VALIDATION}/{name.removeprefix(PREFIX)}": value for name, value in figures.items()},
+            step=collected.step,
+        )
 
     def _look_at_first_step(self, collected: _Collected) -> None:
         """Say in one line where the run is not multi-attempt; a step of which nothing was finished tells nothing."""

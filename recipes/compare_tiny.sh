@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Does multi-attempt training work? Single- against multi-attempt PPO from the same warm start with the same number of
+# episodes, in miniature: without an accelerator, without network.
+#
+#   recipes/compare_tiny.sh [--quick]        --quick: one seed
+#
+# For each seed a warm start (examples/tiny_math), the arms `single` (max_attempts=1) and `multi` (uniform 1..5), and
+# the evaluation of all three with 1..5 allowed attempts, greedy and at temperature 1; for the first seed also `multi`
+# from a warm start without dialogues that ask to repeat an answer. Then the figures and report.md. Stages that are
+# finished are skipped: run it again after an interruption.
+#
+# Settings: OUT (outputs/compare_tiny)  SEEDS ("1 2 3")  STEPS (60)  EPISODES (128 a step)  QUESTIONS (1000 held out)
+# Hardware, time, expected figures: recipes/README.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seeds="1 2 3"
+case "${1:-}" in
+  "") ;;
+  --quick) seeds=1 ;;
+  *) echo "compare_tiny.sh: the argument must be --quick or absent; got '$1'" >&2; exit 2 ;;
+esac
+OUT=${OUT:-outputs/compare_tiny} SEEDS=${SEEDS:-$seeds} QUESTIONS=${QUESTIONS:-1000}
+export STEPS=${STEPS:-60} EPISODES=${EPISODES:-128}
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+tiny=examples/tiny_math
+first=${SEEDS%% *}
+
+settings="STEPS=$STEPS EPISODES=$EPISODES QUESTIONS=$QUESTIONS"
+if [ -e "$OUT/settings" ] && [ "$(cat "$OUT/settings")" != "$settings" ]; then
+  echo "compare_tiny.sh: OUT must be of a run with the same settings; got $(cat "$OUT/settings") there and $settings" \
+    "here. Choose another OUT." >&2
+  exit 2
+fi
+echo "$settings" >"$OUT/settings"
+
+# stage NAME COMMAND...: runs the command once; its output goes to a log, its time to times.tsv.
+stage() {
+  local name=$1 log=$OUT/logs/$1.log started=$SECONDS
+  shift
+  if [ -e "$OUT/done/$name" ]; then return; fi
+  mkdir -p "$OUT/logs" "$OUT/done" "$(dirname "$log")" "$(dirname "$OUT/done/$name")"
+  printf '%s  %-24s ' "$(date +%H:%M:%S)" "$name"
+  if ! "$@" >"$log" 2>&1 </dev/null; then
+    printf 'failed; the end of %s:\n' "$log" >&2
+    tail -n 40 "$log" >&2
+    exit 1
+  fi
+  printf '%s\t%d\n' "$name" $((SECONDS - started)) >>"$OUT/times.tsv"
+  touch "$OUT/done/$name"
+  printf '%d s\n' $((SECONDS - started))
+}
+
+# evaluate MODEL OUT LABEL TEMPERATURE
+evaluate() {
+  python -m verl_multiattempt evaluate --model "$1" --data "$OUT/seed-$first/val.parquet" --out "$2" --label "$3" \
+    --temperature "$4" --protocol paper --attempts 1 2 3 4 5 --limit "$QUESTIONS" --seed "$seed" \
+    --max-tokens 160 --max-tokens-per-attempt 8 --set min_tokens_per_attempt=8
+}
+
+# evaluate_both MODEL NAME LABEL
+evaluate_both() {
+  stage "seed-$seed/evaluate-$2-greedy" evaluate "$1" "$folder/evaluation/$2-greedy" "$3" 0
+  stage "seed-$seed/evaluate-$2-sampled" evaluate "$1" "$folder/evaluation/$2-sampled" "$3" 1
+}
+
+for seed in $SEEDS; do
+  folder=$OUT/seed-$seed
+  export SEED=$seed
+  stage "seed-$seed/warm-start" python $tiny/make.py --out "$folder" --seed "$seed" --val-rows "$QUESTIONS"
+  evaluate_both "$folder/model" warm "warm start"
+  stage "seed-$seed/train-single" $tiny/train.sh "$folder" "$folder/model" "$folder/single" multiattempt.max_attempts=1
+  evaluate_both "$folder/single/trained" single single
+  stage "seed-$seed/train-multi" $tiny/train.sh "$folder" "$folder/model" "$folder/multi"
+  evaluate_both "$folder/multi/trained" multi multi
+  if [ "$seed" = "$first" ]; then
+    bare=$folder/no-repeats
+    stage "seed-$seed/warm-start-no-repeats" \
+      python $tiny/make.py --out "$bare" --seed "$seed" --val-rows "$QUESTIONS" --repeat-share 0
+    evaluate_both "$bare/model" warm-no-repeats "warm start without repeat dialogues"
+    stage "seed-$seed/train-multi-no-repeats" $tiny/train.sh "$bare" "$bare/model" "$bare/multi"
+    evaluate_both "$bare/multi/trained" multi-no-repeats "multi without repeat dialogues"
+  fi
+done
+
+folder=$OUT/seed-$first
+for arm in single multi; do
+  COMPOSE=1 SEED=$first $tiny/train.sh "$folder" "$folder/model" "$folder/$arm" \
+    $([ $arm = single ] && echo multiattempt.max_attempts=1) >"$OUT/$arm.yaml" 2>"$OUT/logs/compose.log"
+done
+python recipes/compare_tiny_report.py --out "$OUT" --seeds $SEEDS

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from verl_multiattempt.evaluation.statistics import Estimate, accuracy, independent, mean_of, pass_at_k, tally_of
+
+REPEATS = 1000
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample() -> None:
+    for n in range(1, 9):
+        for c in range(n + 1):
+            samples = [True] * c + [False] * (n - c)
+            for k in range(1, n + 1):
+                subsets = [any(subset) for subset in itertools.combinations(samples, k)]
+                assert pass_at_k(n, c, k) == pytest.approx(sum(subsets) / len(subsets), abs=1e-12)
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    share, n, k = 0.3, 6, 4
+    chances = [math.comb(n, c) * share**c * (1 - share) ** (n - c) for c in range(n + 1)]
+    expected = sum(chance * pass_at_k(n, c, k) for c, chance in enumerate(chances))
+    assert expected == pytest.approx(1 - (1 - share) ** k)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 1, 4), (3, 4, 2), (3, -1, 2), (3, 1, 0)])
+def test_pass_at_k_refuses_what_cannot_be(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError, match="pass@k must have"):
+        pass_at_k(n, c, k)
+
+
+def test_tally_counts_the_episodes_solved_within_each_k() -> None:
+    assert tally_of([1, None, 3, 3], (1, 2, 4)) == (4, 1, 1, 3)
+    assert tally_of([], (1, 2)) == (0, 0, 0)
+
+
+def test_interval_is_the_percentile_bootstrap_over_questions() -> None:
+    tallies = Counter({(2, 2): 7, (2, 1): 5, (2, 0): 18})
+    estimate = accuracy(tallies, 0, [0])
+    assert estimate is not None
+    assert estimate.value == 19 / 60
+    # The textbook's way: draw questions, not kinds of questions.
+    shares = np.array([share for (_, solved), count in tallies.items() for share in [solved / 2] * count])
+    drawn = np.random.default_rng(1).choice(shares, size=(40_000, len(shares))).mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (estimate.low, estimate.high) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
+
+
+def test_same_seed_gives_the_same_interval_whatever_the_order_of_the_tallies() -> None:
+    tallies = {(1, 1): 11, (1, 0): 9}
+    first, again, other = (accuracy(t, 0, s) for t, s in (
+        (tallies, [3, 4]), (dict(reversed(tallies.items())), [3, 4]), (tallies, [3, 5])
+    ))  # fmt: skip
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert (first.low, first.high) == (again.low, again.high)
+    assert not np.array_equal(first.replicates, other.replicates)
+
+
+def covered(estimate: Estimate | None, truth: float) -> bool:
+    assert estimate is not None
+    return estimate.low <= truth <= estimate.high
+
+
+@pytest.mark.parametrize(("questions", "share"), [(100, 0.5), (200, 0.3), (500, 0.8)])
+def test_coverage_of_single_samples(questions: int, share: float) -> None:
+    generator = np.random.default_rng(questions)
+    hits = 0
+    for repeat, solved in enumerate(generator.binomial(questions, share, size=REPEATS).tolist()):
+        hits += covered(accuracy({(1, 1): solved, (1, 0): questions - solved}, 0, [repeat]), share)
+    assert 0.93 <= hits / REPEATS <= 0.97
+
+
+def clustered(generator: np.random.Generator, questions: int, samples: int) -> Counter[tuple[int, ...]]:
+    """Questions differ in how hard they are: the samples of one are alike."""
+    chances = generator.beta(0.5, 0.75, size=questions)
+    return Counter((samples, int(solved)) for solved in generator.binomial(samples, chances))
+
+
+def test_coverage_of_several_samples_of_a_question() -> None:
+    generator = np.random.default_rng(7)
+    truth = 0.5 / 1.25
+    estimates = [accuracy(clustered(generator, 150, 8), 0, [repeat]) for repeat in range(REPEATS)]
+    assert 0.93 <= sum(covered(estimate, truth) for estimate in estimates) / REPEATS <= 0.97
+    # Taken for independent, the samples would claim far too much.
+    naive = 1.96 * math.sqrt(truth * (1 - truth) / (150 * 8))
+    assert np.mean([estimate.high - estimate.low for estimate in estimates if estimate]) > 1.5 * 2 * naive
+
+
+def test_coverage_of_pass_at_k() -> None:
+    generator = np.random.default_rng(8)
+    # E[1 - (1 - p)^4] of p ~ Beta(a, b)
+    a, b = 0.5, 0.75
+    truth = 1 - math.prod((b + i) / (a + b + i) for i in range(4))
+    estimates = [independent(clustered(generator, 150, 8), 4, [repeat]) for repeat in range(REPEATS)]
+    assert 0.93 <= sum(covered(estimate, truth) for estimate in estimates) / REPEATS <= 0.97
+
+
+def test_coverage_of_the_mean_over_benchmarks_of_different_sizes() -> None:
+    generator = np.random.default_rng(9)
+    benchmarks = [(60, 0.3), (90, 0.55), (600, 0.75)]
+    truth = np.mean([share for _, share in benchmarks])
+    hits = 0
+    for repeat in range(REPEATS):
+        estimates = []
+        for place, (questions, share) in enumerate(benchmarks):
+            solved = int(generator.binomial(questions, share))
+            estimate = accuracy({(1, 1): solved, (1, 0): questions - solved}, 0, [repeat, place])
+            assert estimate is not None
+            estimates.append(estimate)
+        hits += covered(mean_of(estimates), float(truth))
+    assert 0.93 <= hits / REPEATS <= 0.97
+
+
+@pytest.mark.parametrize("questions", [1, 5, 30, 500])
+def test_all_wrong_or_all_right_does_not_claim_certainty(questions: int) -> None:
+    wrong, right = accuracy({(4, 0): questions}, 0, [0]), accuracy({(4, 4): questions}, 0, [0])
+    assert wrong is not None
+    assert right is not None
+    assert wrong.value == wrong.low == 0
+    assert right.value == right.high == 1
+    exact = 1 - 0.025 ** (1 / questions)  # Clopper and Pearson's limit of no success
+    assert wrong.high == pytest.approx(exact, rel=0.2)
+    assert 1 - right.low == pytest.approx(exact, rel=0.2)
+
+
+def test_one_question_with_some_samples_right_has_a_wide_interval() -> None:
+    estimate = accuracy({(4, 1): 1}, 0, [0])
+    assert estimate is not None
+    assert estimate.value == 0.25
+    assert estimate.low < 0.1
+    assert estimate.high > 0.75
+
+
+def test_mean_with_a_benchmark_that_is_all_wrong_is_wider_than_without_its_doubt() -> None:
+    wrong, other = accuracy({(1, 0): 5}, 0, [1]), accuracy({(1, 1): 250, (1, 0): 250}, 0, [2])
+    assert wrong is not None
+    assert other is not None
+    mean = mean_of([wrong, other])
+    assert mean.value == 0.25
+    assert mean.high - mean.low > (other.high - other.low) / 2
+    assert mean.low <= mean.value <= mean.high
+
+
+def test_questions_without_episodes_or_with_too_few_samples_are_left_out() -> None:
+    assert accuracy({(0, 0): 3}, 0, [0]) is None
+    assert independent({(2, 1): 5}, 3, [0]) is None
+    estimate = independent({(4, 4): 5, (2, 0): 100}, 3, [0])
+    assert estimate is not None
+    assert estimate.value == 1
+
+
+def test_failed_episodes_count_in_no_figure() -> None:
+    estimate = accuracy({(2, 2): 1, (1, 0): 1}, 0, [0])
+    assert estimate is not None
+    assert estimate.value == 2 / 3

@@ -1,0 +1,11 @@
+"""How a subcommand ends without success: the sentence that is printed, and the exit status that goes with it."""
+
+from __future__ import annotations
+
+
+class UsageError(ValueError):
+    """An argument, or a file that one names, cannot work; exit status 2."""
+
+
+class CommandError(RuntimeError):
+    """The command was understood and did not get to its end; exit status 1."""
