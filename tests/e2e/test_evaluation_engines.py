@@ -36,7 +36,8 @@ SETTINGS = Settings(max_tokens_per_attempt=8, min_tokens_per_attempt=8)
 GREEDY = Sampling(max_tokens=MAX_TOKENS)
 MAX_MODEL_LEN = 300
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# The first test waits for a server and an engine to start.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.tokenizers import STRICT, make_tokenizer
 from verl_multiattempt.chat.attempt_generator import EpisodeError
 from verl_multiattempt.episode import Episode, Stop
 from verl_multiattempt.evaluation.engine import Conversation, EngineError, Sampling
-from verl_multiattempt.evaluation.openai_engine import OpenAIEngine, api_key_from
+from verl_multiattempt.evaluation.openai_engine import OpenAIEngine
 from verl_multiattempt.feedback import Message
 from verl_multiattempt.rollout import run_episode
 from verl_multiattempt.settings import FeedbackSettings, Settings
@@ -418,14 +418,6 @@ async def test_no_more_requests_are_open_than_allowed() -> None:
             await asyncio.gather(*(opened(engine).generate(OPENING) for _ in range(12)))
     assert len(server.requests) == 12
     assert server.most_open == 3
-
-
-def test_an_api_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MY_KEY", raising=False)
-    with pytest.raises(ValueError, match="--api-key-env must name an environment variable that is set; got 'MY_KEY'"):
-        api_key_from("MY_KEY")
-    monkeypatch.setenv("MY_KEY", "k")
-    assert api_key_from("MY_KEY") == "k"
 
 
 @pytest.mark.parametrize(

@@ -237,18 +237,6 @@ def is_too_long(error: Any) -> bool:
     )
 
 
-def api_key_from(variable: str) -> str:
-    """The API key in an environment variable.
-
-    Raises:
-        ValueError: it is not set.
-    """
-    key = os.environ.get(variable)
-    if not key:
-        raise ValueError(f"--api-key-env must name an environment variable that is set; got {variable!r}")
-    return key
-
-
 def told(error: Any) -> str:
     """An error's own words in one line."""
     return " ".join(str(getattr(error, "message", None) or error or type(error).__name__).split())[:300]
