@@ -136,9 +136,9 @@ def settings_for(model: Path, data: Path, *, protocols: tuple[str, ...], questio
     )  # fmt: skip
 
 
-async def throughput(folder: Path, data: Path, questions: int, repeats: int) -> dict[str, Any]:
+async def throughput(folder: Path, made: Path, data: Path, questions: int, repeats: int) -> dict[str, Any]:
     """Tokens/s of the evaluation and of the raw engine, in turns."""
-    settings = settings_for(folder / "untrained" / "model", data, protocols=("nested",), questions=questions,
+    settings = settings_for(made / "model", data, protocols=("nested",), questions=questions,
                             temperature=1.0, tokens_per_attempt=TOKENS_PER_ATTEMPT)  # fmt: skip
     started = Started(VllmEngine(settings.model, settings.task, max_model_len=1024))
     await started.engine.start()
@@ -164,10 +164,10 @@ async def throughput(folder: Path, data: Path, questions: int, repeats: int) -> 
     }
 
 
-async def protocol_tokens(folder: Path, data: Path, questions: int) -> dict[str, Any]:
+async def protocol_tokens(folder: Path, warm: Path, data: Path, questions: int) -> dict[str, Any]:
     """Sampled tokens of the nested protocol and of the paper's."""
-    model = folder / "warm" / "model"
-    made: dict[str, int] = {}
+    model = warm / "model"
+    sampled: dict[str, int] = {}
     started = None
     try:
         for protocol, attempts in [("nested", ATTEMPTS), *(("paper", (k,)) for k in ATTEMPTS)]:
@@ -180,17 +180,26 @@ async def protocol_tokens(folder: Path, data: Path, questions: int) -> dict[str,
                 started = Started(VllmEngine(str(model), settings.task, max_model_len=1024))
                 await started.engine.start()
             name = f"{protocol}-{max(attempts)}"
-            made[name], _ = await evaluate(started, settings, data, folder / name)
+            sampled[name], _ = await evaluate(started, settings, data, folder / name)
     finally:
         if started is not None:
             await started.engine.close()
-    nested, largest = made[f"nested-{max(ATTEMPTS)}"], made[f"paper-{max(ATTEMPTS)}"]
-    every = sum(tokens for name, tokens in made.items() if name.startswith("paper"))
-    return {"sampled_tokens": made, "nested_to_largest": nested / largest, "nested_to_all": nested / every}
+    nested, largest = sampled[f"nested-{max(ATTEMPTS)}"], sampled[f"paper-{max(ATTEMPTS)}"]
+    every = sum(tokens for name, tokens in sampled.items() if name.startswith("paper"))
+    return {"sampled_tokens": sampled, "nested_to_largest": nested / largest, "nested_to_all": nested / every}
+
+
+def make(folder: Path, steps: int) -> Path:
+    """The tiny example with so many steps of warm start."""
+    command = [sys.executable, str(REPOSITORY / "examples/tiny_math/make.py"), "--out", str(folder), "--seed", "1",
+               "--steps", str(steps)]  # fmt: skip
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return folder
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder made by examples/tiny_math/make.py; default: made now")
     parser.add_argument("--questions", type=int, default=512, help="questions (default 512)")
     parser.add_argument(
         "--repeats", type=int, default=4, help="turns that are timed, after one that is not (default 4)"
@@ -206,15 +215,13 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind, steps in (("untrained", 0), ("warm", 60)):
-            command = [sys.executable, str(REPOSITORY / "examples/tiny_math/make.py"), "--out", str(folder / kind),
-                       "--seed", "1", "--steps", str(steps)]  # fmt: skip
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        data = folder / "untrained" / "val.parquet"
+        warm = args.data.resolve() if args.data else make(folder / "warm", 60)
+        data = warm / "val.parquet"
         figures = {
-            "throughput": asyncio.run(throughput(folder, data, args.questions, args.repeats)),
-            "protocols": asyncio.run(protocol_tokens(folder, data, args.questions)),
-        }
+            "throughput": asyncio.run(throughput(folder, make(folder / "untrained", 0), data, args.questions,
+                                                 args.repeats)),
+            "protocols": asyncio.run(protocol_tokens(folder, warm, data, args.questions)),
+        }  # fmt: skip
     print(f"evaluation / raw engine: {figures['throughput']['ratio']:.3f}   (goal: at least 0.95)")
     print(
         f"nested / paper, k = {max(ATTEMPTS)}: {figures['protocols']['nested_to_largest']:.3f}   (goal: at most 1.05)"
