@@ -42,6 +42,9 @@ from verl_multiattempt.settings import Settings
 REPOSITORY = Path(__file__).resolve().parents[1]
 ATTEMPTS = (1, 2, 3, 4, 5)
 TOKENS_PER_ATTEMPT = 128
+MAX_OPEN = 64
+"""Episodes open at once, and the engine's largest batch; few, so that the last episodes of an evaluation, when there is
+nothing more to fill the batch with, count for little."""
 MAX_TOKENS = len(ATTEMPTS) * (TOKENS_PER_ATTEMPT + 32)
 
 
@@ -140,7 +143,7 @@ async def throughput(folder: Path, made: Path, data: Path, questions: int, repea
     """Tokens/s of the evaluation and of the raw engine, in turns."""
     settings = settings_for(made / "model", data, protocols=("nested",), questions=questions,
                             temperature=1.0, tokens_per_attempt=TOKENS_PER_ATTEMPT)  # fmt: skip
-    started = Started(VllmEngine(settings.model, settings.task, max_model_len=1024))
+    started = Started(VllmEngine(settings.model, settings.task, max_model_len=1024, max_open=MAX_OPEN))
     await started.engine.start()
     pairs = []
     try:
