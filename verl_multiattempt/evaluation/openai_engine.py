@@ -45,8 +45,9 @@ class OpenAIEngine:
         base_url: of the server, with ``/v1`` where it has one.
         api_key: None for a server that asks for none.
         tokenizer: a folder or hub name. The roles of the messages are then found out as in training, and a feedback's
-            tokens are counted before it is sent. None: the model's name is tried; without a tokenizer the opening is
-            a system message, and feedback a user message unless ``multiattempt.feedback.role`` says otherwise.
+            tokens are counted before it is sent. None: the model's name is tried where it is a folder or has the
+            form ``owner/name``; without a tokenizer the opening is a system message, and feedback a user message
+            unless ``multiattempt.feedback.role`` says otherwise.
         template_kwargs: further arguments of the chat template (of vLLM's servers too).
         max_open: requests that may be open at once.
         timeout_s: limit of one request.
@@ -91,16 +92,18 @@ class OpenAIEngine:
     def _load_scaffold(self, tokenizer: str | None) -> ChatScaffold | None:
         if tokenizer is not None:
             return load_scaffold(tokenizer, self.settings, self.template_kwargs)
+        reason = "the name is neither a folder nor of the form owner/name"
         try:
-            return load_scaffold(self.model, self.settings, self.template_kwargs)
+            if "/" in self.model or os.path.isdir(self.model):
+                return load_scaffold(self.model, self.settings, self.template_kwargs)
         except Exception as error:  # whatever the hub's client, or the loader, has to say
-            logger.warning(
-                "no tokenizer is to be had for %r (%s): the opening is put in a system message, feedback is a %s "
-                "message, and its tokens are estimated. Name a tokenizer with --tokenizer.",
-                self.model, type(error).__name__,
-                "user" if self.settings.feedback.role == "auto" else self.settings.feedback.role,
-            )  # fmt: skip
-            return None
+            reason = type(error).__name__
+        role = "user" if self.settings.feedback.role == "auto" else self.settings.feedback.role
+        logger.warning(
+            "no tokenizer is to be had for %r (%s): the opening is put in a system message, feedback is a %s message, "
+            "and its tokens are estimated. Name a tokenizer with --tokenizer.", self.model, reason, role,
+        )  # fmt: skip
+        return None
 
     async def start(self, openings: Iterable[list[Message]] = (), *, max_tokens: int | None = None) -> None:
         """See `verl_multiattempt.evaluation.engine.Engine.start`: asks the server for its models."""
@@ -197,7 +200,10 @@ class OpenAIEngine:
 
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__ or error
-            return EngineError(f"--base-url must be a server that can be reached; got {self.base_url!r}: {told(cause)}")
+            return EngineError(
+                f"--base-url must be a server that can be reached; got {self.base_url!r}: {told(cause)} "
+                "Run again to continue once it is back."
+            )
         if isinstance(error, openai.NotFoundError):
             return EngineError(f"the server {self.base_url!r} must know the model {self.model!r}: {told(error)}")
         return EngineError(f"the server {self.base_url!r} must accept the API key (--api-key-env): {told(error)}")
@@ -229,18 +235,6 @@ def is_too_long(error: Any) -> bool:
     return getattr(error, "code", None) == "context_length_exceeded" or any(
         phrase in text for phrase in ("context length", "context window", "max_model_len", "too many tokens")
     )
-
-
-def api_key_from(variable: str) -> str:
-    """The API key in an environment variable.
-
-    Raises:
-        ValueError: it is not set.
-    """
-    key = os.environ.get(variable)
-    if not key:
-        raise ValueError(f"--api-key-env must name an environment variable that is set; got {variable!r}")
-    return key
 
 
 def told(error: Any) -> str:

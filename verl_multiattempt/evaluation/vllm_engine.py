@@ -227,11 +227,15 @@ class VllmEngine:
             aborted=completion.finish_reason == "abort",
         )
 
+    def process_ids(self) -> list[int]:
+        """The processes that vLLM has started."""
+        return self._processes.ids()
+
     async def close(self) -> None:
         """See `verl_multiattempt.evaluation.engine.Engine.close`."""
         llm, self._llm = self._llm, None
         if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+            llm.shutdown()  # in no thread: vLLM's task that reads answers would log its engine's end as an error
         await asyncio.to_thread(self._processes.end)
 
     def describe(self) -> dict[str, Any]:

@@ -80,6 +80,10 @@ class Processes:
                 self._guard.stdin.write("".join(f"{pid}\n" for pid in new))
                 self._guard.stdin.flush()
 
+    def ids(self) -> list[int]:
+        """Their ids."""
+        return [process.pid for process in self._own]
+
     def end(self) -> None:
         """See them off, after vLLM's own shutdown; those that do not end are killed."""
         for process in self._own:
