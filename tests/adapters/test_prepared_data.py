@@ -15,7 +15,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from tests.tokenizers import CHATML, STRICT, make_tokenizer
 from verl_multiattempt.adapters.agent_loop import read_settings, scaffold_for
 from verl_multiattempt.adapters.check_data import opened_prompt, sample_rows
-from verl_multiattempt.adapters.dataset_check import DatasetError, check_files, data_sources
+from verl_multiattempt.adapters.dataset_check import DataFiles, data_sources, inspect_files
 from verl_multiattempt.data.filters import prompt_counter
 from verl_multiattempt.data.preparation import recipe_preparation
 from verl_multiattempt.data.prepare import PreparationError, prepare
@@ -58,7 +58,8 @@ def test_verls_dataset_reads_all_of_them_together(
 def test_check_of_every_row_before_training_passes(config: DictConfig) -> None:
     settings = read_settings(config)
     scaffold = scaffold_for(settings, make_tokenizer(), {})
-    assert check_files(config, "train_files", settings, scaffold) == sum(ROWS.values())
+    found = inspect_files(config, "train_files", settings, scaffold)
+    assert (found.problems, found.num_rows, found.num_kept) == ([], sum(ROWS.values()), sum(ROWS.values()))
     assert list(data_sources(config, "val_files")) == list(REAL)
     sample = sample_rows(config, 0)
     assert sample is not None
@@ -93,15 +94,14 @@ def test_rows_kept_by_the_limit_on_prompts_are_those_that_the_check_lets_pass(
 
     tokenizer = hf_tokenizer(str(model_dir()))
 
-    def check(max_prompt_length: int) -> int:
+    def check(max_prompt_length: int) -> DataFiles:
         changes = {"data.max_prompt_length": max_prompt_length, "data.train_files": str(out)}
         config = good_config({**changes, "data.filter_overlong_prompts": False})
         settings = read_settings(config)
-        return check_files(config, "train_files", settings, scaffold_for(settings, tokenizer, {}))
+        return inspect_files(config, "train_files", settings, scaffold_for(settings, tokenizer, {}))
 
-    assert check(limit) == kept
-    with pytest.raises(DatasetError):
-        check(limit - 1)
+    assert (check(limit).problems, check(limit).num_rows) == ([], kept)
+    assert check(limit - 1).problems
     with pytest.raises(
         PreparationError, match=r"^a file must have at least one row; got none of 40 read, 40 too long$"
     ):
