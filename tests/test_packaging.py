@@ -90,7 +90,7 @@ def test_wheel_metadata_names_licence_extras_and_entry_point(wheel: Path) -> Non
     metadata = HeaderParser().parsestr(texts["METADATA"])
     assert metadata["Name"] == "verl-multiattempt"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra") or []) == {"vllm", "cpu", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"vllm", "openai", "cpu", "dev"}
     assert "Apache License" in texts["LICENSE"]
     assert texts["entry_points.txt"].split("\n\n") == [
         "[console_scripts]\nmultiattempt = verl_multiattempt.cli:main",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,7 +33,7 @@ examples:
   multiattempt plot results/model results/other --out figures   the curves of several models
   multiattempt view outputs/quickstart   read the episodes of a run in a browser
 
-exit status: 0 success, 1 failure, 2 wrong arguments
+exit status: 0 success, 1 failure, 2 wrong arguments, 130 interrupted by Ctrl-C
 multiattempt COMMAND --help says more.
 """
 _CHECK = """\
@@ -149,7 +150,8 @@ def _version() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    What a subcommand raises is printed as one sentence: a `UsageError` with status 2, anything else with status 1.
+    What a subcommand raises is printed as one sentence: a `UsageError` with status 2, anything else with status 1; with
+    ``--debug`` the traceback comes before it.
 
     Args:
         argv: the arguments; those of the process by default.
@@ -175,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if args.debug:
-            raise
+            print(_printable(traceback.format_exc()), end="", file=sys.stderr)
         print(f"multiattempt {args.command}: {_sentence(error)}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else FAILURE
 
@@ -185,4 +187,9 @@ def _sentence(error: Exception) -> str:
     text = str(error)
     if not isinstance(error, CommandError | ValueError | OSError) or not text:
         text = f"{type(error).__name__}: {text}. See where with --debug"
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """Text that any stream takes: a lone surrogate, as in a file's name, is spelled out."""
     return text.encode(errors="backslashreplace").decode()

@@ -305,7 +305,7 @@ def test_longest_row_is_rendered_since_a_template_may_add_more_than_is_reckoned_
     check: Check, tmp_path: Path
 ) -> None:
     # The template repeats the question ten times; by its bytes the row is far from the limit.
-    wordy = CHATML.replace("message['content']", "message['content'] * 10")
+    wordy = CHATML.replace("message['content']", "message['content'] * (10 if message['role'] == 'user' else 1)")
     path = write_rows(tmp_path / "a.jsonl", [good_row(prompt=[{"role": "user", "content": "?" * n}]) for n in (1, 150)])
     assert check(path, template=CHATML, max_prompt_length=1200) == 2
     assert "row 1: data.max_prompt_length must hold the prompt with its opening" in refused(
