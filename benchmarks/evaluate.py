@@ -133,7 +133,8 @@ def settings_for(model: Path, data: Path, **changes: Any) -> EvaluationSettings:
 async def throughput(folder: Path, model: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Tokens/s of the evaluation and of the raw engine, in turns."""
     settings = settings_for(model, data, limit=args.questions, temperature=1.0)
-    started = await Started.make(settings, max_open=args.max_open)
+    batch = {} if args.max_num_seqs is None else {"max_num_seqs": args.max_num_seqs}
+    started = await Started.make(settings, max_open=args.max_open, engine_args=batch)
     config = started.engine._llm.vllm_config
     pids = started.engine.process_ids()
     turns: list[dict[str, Any]] = []
@@ -204,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=384, help="questions (default 384)")
     parser.add_argument("--max-open", type=int, default=MAX_OPEN, help=f"episodes open at once (default {MAX_OPEN})")
+    parser.add_argument("--max-num-seqs", type=int, help="the engine's largest batch (default: the package's choice)")
     parser.add_argument("--repeats", type=int, default=4, help="turns that are timed, after a warm-up (default 4)")
     parser.add_argument("--tiny", action="store_true", help="the tiny example's model of 0.6M parameters")
     parser.add_argument("--only", choices=("throughput", "protocols"), help="leave the other figure out")
