@@ -44,6 +44,7 @@ class ChatScaffold:
     """Attempts of the longest episode that was tried."""
     _cache: dict[str, list[int]] = field(default_factory=dict)
     _reopened: list[int] | None = None
+    _stop_ids: list[int] | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -66,8 +67,10 @@ class ChatScaffold:
         return self.layout.feedback_role
 
     def stop_token_ids(self) -> list[int]:
-        """Tokens at which the engine must stop, sorted."""
-        return sorted(self.end_ids | self.control_ids)
+        """Tokens at which the engine must stop, sorted; a new list."""
+        if self._stop_ids is None:
+            self._stop_ids = sorted(self.end_ids | self.control_ids)
+        return list(self._stop_ids)
 
     def between_attempts(self, feedback: str) -> list[int]:
         """Tokens from the end of an attempt's text to the start of the next attempt, the end of turn included."""

@@ -48,9 +48,17 @@ class Runner:
         questions: what is asked.
         logs: one for each run.
         engine: the model.
+        verifier: one that is running already, and stays so; None: the configured one, made and ended by `run`.
     """
 
-    def __init__(self, settings: EvaluationSettings, questions: Questions, logs: Sequence[RunLog], engine: Engine):
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        questions: Questions,
+        logs: Sequence[RunLog],
+        engine: Engine,
+        verifier: Verifier | None = None,
+    ):
         self.num_failed = 0
         """Episodes that failed in this call."""
         self.last_failure = ""
@@ -62,7 +70,8 @@ class Runner:
         self._sampling = Sampling(
             max_tokens=settings.max_tokens, temperature=settings.temperature, top_p=settings.top_p
         )
-        self._verifier: Verifier | None = None
+        self._verifier = verifier
+        self._owns_verifier = verifier is None
         self._progress: Any = None
 
     @property
@@ -81,7 +90,8 @@ class Runner:
             return
         try:
             await self._engine.start(self._openings(), max_tokens=self._settings.max_tokens)
-            self._verifier = make_verifier(self._settings.task.verifier)
+            if self._verifier is None:
+                self._verifier = make_verifier(self._settings.task.verifier)
             await self._run_left()
         finally:
             # Shielded from a second cancellation: processes must not stay behind.
@@ -91,7 +101,7 @@ class Runner:
         try:
             await self._engine.close()
         finally:
-            if self._verifier is not None:
+            if self._verifier is not None and self._owns_verifier:
                 await self._verifier.close()
             for log in self._logs:
                 log.close()

@@ -19,7 +19,10 @@ from verl_multiattempt.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_OPEN = 256
+DEFAULT_MAX_OPEN = 320
+BATCH_SHARE = 0.8
+"""The largest batch, of the episodes that may be open. An attempt that has ended is decoded and verified before the
+next one is asked for; with as many places in the batch as episodes, its place would be empty for a step or two."""
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -52,7 +55,7 @@ class VllmEngine:
         settings: limits of an attempt, texts and roles.
         tokenizer: its tokenizer, where that is elsewhere.
         template_kwargs: further arguments of the chat template.
-        max_open: episodes that may be open at once, which is also the largest batch.
+        max_open: episodes that may be open at once; up to `BATCH_SHARE` of them are in the batch.
         max_model_len: tokens of the longest conversation with its prompt; None: what the longest opening and
             the limit of a conversation need, as far as the model goes.
         dtype: of the weights; ``auto`` is the model's own on an accelerator and float32 on the CPU.
@@ -133,7 +136,7 @@ class VllmEngine:
                 "model": self.model,
                 "skip_tokenizer_init": True,
                 "enable_prefix_caching": True,
-                "max_num_seqs": self.max_open,
+                "max_num_seqs": max(1, round(self.max_open * BATCH_SHARE)),
                 "disable_log_stats": True,
                 **(CPU_ARGUMENTS if on_cpu else {}),
                 **({} if self._dtype == "auto" and on_cpu else {"dtype": self._dtype}),
@@ -209,6 +212,7 @@ class VllmEngine:
             flat_logprobs=self._logprobs,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # nobody else has them
         )
         try:
             async for output in self._llm.generate({"prompt_token_ids": ids}, params, request_id):

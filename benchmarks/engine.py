@@ -1,0 +1,253 @@
+"""What the agent loop costs beside the engine: rollouts on a real vLLM engine against the same requests bare.
+
+    python benchmarks/engine.py                 # a model of 31M parameters, 128 episodes at once, 4 repeats
+    python benchmarks/engine.py --tiny          # the tiny example's of 0.6M
+    python benchmarks/engine.py --quick --out engine.json
+
+vLLM runs on the CPU stack (or on an accelerator, where there is one). `MultiAttemptAgentLoop` is made and run as verl's
+worker does it, for all episodes at once; the server that it asks is in this process and passes verl's sampling
+parameters to vLLM's `AsyncLLM`, without Ray. Then the engine gets the requests that the episodes made once more, all at
+once and bare (`engine_replay.py`), and the two take turns in going first. Two figures:
+
+- tokens/s of the agent loop by those of the raw engine (goal: at least 0.95), and the same of CPU time;
+- prefix-cache hits of attempts 2 and later, as vLLM reports them with each request: of the tokens that the engine has
+  computed in the attempt before, how many it takes from its cache (goal: at least 0.95 of those in whole blocks). Their
+  sum with that of the first attempts is compared with vLLM's own counter of the scheduler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# First, so that verl finds its platform.
+import verl  # noqa: F401
+from engine_replay import (  # type: ignore[import-not-found]
+    CpuTime,
+    Recorder,
+    Request,
+    cpu_ratio,
+    engine_threads,
+    hit_rate,
+    machine,
+    make_model,
+    make_questions,
+    make_tiny,
+    num_sampled,
+    rate_ratio,
+    show,
+)
+from omegaconf import open_dict
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
+from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.workers.rollout.replica import TokenOutput
+
+from verl_multiattempt.adapters.agent_loop import MultiAttemptAgentLoop
+from verl_multiattempt.adapters.compose import compose_training_config
+from verl_multiattempt.evaluation.questions import Questions
+from verl_multiattempt.evaluation.vllm_engine import VllmEngine
+from verl_multiattempt.settings import Settings
+from verl_multiattempt.verifier import Question
+
+ATTEMPTS = 5
+TOKENS_PER_ATTEMPT = 128
+RESPONSE_LENGTH = ATTEMPTS * (TOKENS_PER_ATTEMPT + 32)
+MAX_MODEL_LEN = 1024
+MAX_NUM_SEQS = 16
+
+
+class InProcessServer:
+    """verl's interface of a rollout server, around vLLM's engine in this process.
+
+    Parameters are made as in verl's ``vllm_async_server.py``, but that vLLM gives each answer at its end and not after
+    every token: what verl spends on that is not the loop's.
+    """
+
+    def __init__(self, llm: Any):
+        self.llm = llm
+        self.num_requests = 0
+
+    async def generate(
+        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], priority: int = 0
+    ) -> TokenOutput:
+        """Continue token ids."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        values = dict(sampling_params)
+        logprobs = 0 if values.pop("logprobs", False) else None
+        params = SamplingParams(**values, logprobs=logprobs, flat_logprobs=logprobs is not None, detokenize=False,
+                                output_kind=RequestOutputKind.FINAL_ONLY)  # fmt: skip
+        self.num_requests += 1
+        async for output in self.llm.generate({"prompt_token_ids": prompt_ids}, params,
+                                              f"{request_id}#{self.num_requests}"):  # fmt: skip
+            completion = output.outputs[0]
+        flat = completion.logprobs
+        return TokenOutput(
+            token_ids=list(completion.token_ids),
+            log_probs=None if flat is None else [flat.logprobs[i] for i in flat.start_indices],
+            stop_reason="aborted" if completion.finish_reason == "abort" else "completed",
+            num_preempted=0,
+        )
+
+
+class Bench:
+    """The agent loop over one configuration and engine."""
+
+    def __init__(self, engine: VllmEngine, data: Path):
+        self.tokenizer = engine.scaffold.tokenizer
+        self.server = InProcessServer(engine._llm)
+        self.config = compose_training_config(["+recipe=multiattempt", "+platform=cpu", "data.train_files=none",
+                                               "data.val_files=none", "actor_rollout_ref.model.path=none"])  # fmt: skip
+        with open_dict(self.config):
+            self.config.multiattempt.distribution = "fixed"
+            self.config.multiattempt.max_attempts = ATTEMPTS
+            self.config.multiattempt.max_tokens_per_attempt = TOKENS_PER_ATTEMPT
+            self.config.multiattempt.min_tokens_per_attempt = 1
+            self.config.data.max_response_length = RESPONSE_LENGTH
+            self.config.actor_rollout_ref.rollout.response_length = RESPONSE_LENGTH
+            self.config.actor_rollout_ref.rollout.prompt_length = MAX_MODEL_LEN - RESPONSE_LENGTH
+            self.config.actor_rollout_ref.rollout.max_model_len = MAX_MODEL_LEN
+        self.context = {
+            name: DictConfigWrap(node) for name, node in (("trainer", self.config), ("data", self.config.data))
+        }
+        self.rows: list[dict[str, Any]] = [
+            {
+                "raw_prompt": row.prompt, "data_source": row.data_source, "extra_info": row.extra_info,
+                "reward_model": {"ground_truth": row.ground_truth}, "uid": row.question_id, "session_id": 0,
+                "global_steps": 1,
+            }
+            for row in Questions([data])
+        ]  # fmt: skip
+
+    def loop(self) -> MultiAttemptAgentLoop:
+        """The loop of one episode, made anew as verl does."""
+        return MultiAttemptAgentLoop(
+            trainer_config=self.context["trainer"], server_manager=self.server, tokenizer=self.tokenizer,
+            processor=None, dataset_cls=RLHFDataset, data_config=self.context["data"], tools=ToolListWrap([]),
+            hf_model_type="qwen2",
+        )  # fmt: skip
+
+    async def start_verifier(self) -> None:
+        """Have the verifier's processes up; not decided without a worker, so that all is loaded."""
+        verifier = self.loop().shared.verifier
+        await verifier.verify("\\boxed{\\frac{x+1}{3}}", Question(ground_truth="\\frac{2x-1}{6}"))
+
+    async def close(self) -> None:
+        """End the verifier's processes."""
+        await self.loop().shared.verifier.close()
+
+    async def run(self, episodes: int, repeat: int) -> int:
+        """All episodes at once, each with its own seed, as far as sampling goes; tokens that are trained on."""
+
+        async def one(number: int) -> int:
+            params = {"temperature": 1.0, "top_p": 1.0, "logprobs": True, "seed": repeat * episodes + number}
+            return sum((await self.loop().run(params, **self.rows[number])).response_mask)
+
+        return sum(await asyncio.gather(*(one(number) for number in range(episodes))))
+
+
+async def roll_out(bench: Bench, recorder: Recorder, episodes: int, repeat: int) -> tuple[list[Request], float]:
+    """The requests of a rollout, and seconds from the first of them to the end."""
+    recorder.requests = []
+    await recorder.llm.reset_prefix_cache()
+    trained = await bench.run(episodes, repeat)
+    seconds = time.perf_counter() - recorder.first_at
+    if trained != num_sampled(recorder.requests):
+        sys.exit(f"the loop must keep what was sampled, {num_sampled(recorder.requests)} tokens; got {trained}")
+    return recorder.requests, seconds
+
+
+def counted_hits() -> int:
+    """Tokens found in the prefix cache so far, as vLLM itself counts them."""
+    from vllm.v1.metrics.reader import get_metrics_snapshot
+
+    return sum(metric.value for metric in get_metrics_snapshot() if metric.name == "vllm:prefix_cache_hits")
+
+
+async def measure(model: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Tokens/s of the agent loop and of the raw engine, in turns."""
+    engine = VllmEngine(
+        str(model), Settings(), max_model_len=MAX_MODEL_LEN,
+        engine_args={"max_num_seqs": MAX_NUM_SEQS, "disable_log_stats": False},
+    )  # fmt: skip
+    await engine.start()
+    config, pids = engine._llm.vllm_config, engine.process_ids()
+    bench = Bench(engine, data)
+    turns: list[dict[str, Any]] = []
+    rates: dict[str, Any] = {}
+    try:
+        await bench.start_verifier()
+        recorder = Recorder(engine._llm, lambda request_id: request_id.partition("#")[0])
+        requests, _ = await roll_out(bench, recorder, 2 * MAX_NUM_SEQS, args.repeats)
+        for repeat in range(args.repeats):
+            turn: dict[str, Any] = {}
+            # In odd repeats the replay, of the requests of the repeat before, goes first.
+            for kind in ("agent loop", "raw") if repeat % 2 == 0 else ("raw", "agent loop"):
+                cpu, counted = CpuTime(pids), counted_hits()
+                if kind == "raw":
+                    seconds, answered = await recorder.replay(requests)
+                else:
+                    requests, seconds = await roll_out(bench, recorder, args.episodes, repeat)
+                    answered = requests
+                turn[kind] = cpu.per_token(num_sampled(answered), seconds)
+                rates[kind] = {
+                    **hit_rate(answered, config.cache_config.block_size).to_json(),
+                    "cached_tokens_all_attempts": sum(request.num_cached for request in answered),
+                    "vllm_counter": counted_hits() - counted,
+                }
+            turn["load_average"] = machine()["load_average"]
+            turns.append(turn)
+            show(turn)
+    finally:
+        await engine.close()
+        await bench.close()
+    return {
+        "episodes": args.episodes, "max_num_seqs": MAX_NUM_SEQS, "requests": len(requests),
+        "block_size": config.cache_config.block_size, "repeats": turns, "prefix_cache": rates,
+        "ratio": statistics.median(map(rate_ratio, turns)), "cpu_ratio": statistics.median(map(cpu_ratio, turns)),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=128, help="episodes at once (default 128)")
+    parser.add_argument("--repeats", type=int, default=4, help="turns that are timed, after a warm-up (default 4)")
+    parser.add_argument("--tiny", action="store_true", help="the tiny example's model of 0.6M parameters")
+    parser.add_argument("--quick", action="store_true", help="48 episodes, 1 repeat")
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
+    args = parser.parse_args()
+    if args.quick:
+        args.episodes, args.repeats = 48, 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(engine_threads()))
+    for name in ("episodes", "repeats"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1; got {getattr(args, name)}")
+    logging.disable(logging.WARNING)
+
+    figures: dict[str, Any] = {"machine": machine()}
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(name) / "model"
+        figures["parameters"] = make_tiny(Path(name)) if args.tiny else make_model(model)
+        data = make_questions(Path(name) / "questions.parquet", max(args.episodes, 2 * MAX_NUM_SEQS), short=args.tiny)
+        figures.update(asyncio.run(measure(model, data, args)))
+    hits = figures["prefix_cache"]["agent loop"]
+    print(f"agent loop / raw engine: {figures['ratio']:.3f}   (goal: at least 0.95); by CPU time "
+          f"{figures['cpu_ratio']:.3f}")  # fmt: skip
+    print(f"prefix-cache hits of attempts 2 and later: {hits['of_known']:.3f} of the tokens known, "
+          f"{hits['of_known_in_whole_blocks']:.3f} of those in whole blocks   (goal: at least 0.95)")  # fmt: skip
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
