@@ -71,11 +71,10 @@ def read_history(layout: Layout, max_attempts: int = 3) -> History:
     started, before = layout.written(layout.messages([], FEEDBACK), prompt=True), first.partition(ANSWERS[0])[0]
     spaced = f" \n {ANSWERS[0]} \n "
     prefill = started[len(before) :] if started.startswith(before) else _prefill(layout, first)
+    around = str(layout.tokenizer.decode(layout.lead())), layout.written_between(FEEDBACK).removesuffix(prefill)
     tries = dict.fromkeys((min(max_attempts, _FIRST_TRY), max_attempts))
-    changes = next(
-        (found for most in tries if (found := tuple(_changes(layout, started.removesuffix(prefill), prefill, most)))),
-        (),
-    )
+    found = (tuple(_changes(layout, started.removesuffix(prefill), *around, prefill, most)) for most in tries)
+    changes = next(filter(None, found), ())
     return History(
         prefill=prefill,
         thought_marks=next((marks for marks in _marks(layout) if is_removed(layout, *marks)), None),
@@ -112,10 +111,8 @@ def _keeps(layout: Layout, opening: str, closing: str) -> bool:
     return True
 
 
-def _changes(layout: Layout, started: str, prefill: str, max_attempts: int) -> Iterator[str]:
+def _changes(layout: Layout, started: str, lead: str, between: str, prefill: str, max_attempts: int) -> Iterator[str]:
     """What differs, in words, between an episode and the template's own writing of its messages."""
-    between = layout.written_between(FEEDBACK).removesuffix(prefill)
-    lead = str(layout.tokenizer.decode(layout.lead()))
     count = max(1, max_attempts - 1)
     shown = started + (lead + _LONG + between) * count
     written = layout.written(layout.messages([_LONG] * count, FEEDBACK), prompt=True).removesuffix(prefill)
