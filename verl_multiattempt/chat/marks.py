@@ -50,9 +50,8 @@ def thought_ids(tokenizer: Any, scaffold_ids: Set[int]) -> set[int]:
     named = {i for i, text in added.items() if text in THINKING_MARKS or _NAMED_SO.search(text)}
     # A template names the closing mark alone where it takes what follows it.
     looked_for = {_unsided(mark) for mark in split_marks(tokenizer.chat_template) if mark in added.values()}
-    looked_for = {
-        text for text in looked_for if re.search(r"\w", text)
-    }  # not <|end|>, whose opening would be <|start|>
+    # Not <|end|>: nothing but its side is in its name.
+    looked_for = {text for text in looked_for if re.search(r"\w", text)}
     return named | ({i for i, text in added.items() if _unsided(text) in looked_for} - scaffold_ids)
 
 
