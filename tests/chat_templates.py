@@ -138,6 +138,37 @@ FUSSY = (
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+# The answer is in marks of its own, which the model opens: the generation prompt ends before.
+COHERE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_RESPONSE|>' + message['content'] }}"
+    "{{ '<|END_RESPONSE|><|END_OF_TURN_TOKEN|>' }}{% else %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|' + message['role'] | upper + '_TOKEN|>' + message['content'] }}"
+    "{{ '<|END_OF_TURN_TOKEN|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"
+)
+# Thoughts in special tokens, left out of earlier messages.
+SEED = (
+    "{% for message in messages %}{{ '<seed:bos>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' and '</seed:think>' in message['content'] %}"
+    "{{ message['content'].split('</seed:think>')[-1] | trim }}{% else %}{{ message['content'] }}{% endif %}"
+    "{{ '<seed:eos>' }}{% endfor %}{% if add_generation_prompt %}{{ '<seed:bos>assistant\n' }}{% endif %}"
+)
+# gpt-oss: a turn of the model is several messages, each on a channel that it names itself.
+HARMONY = (
+    "{{ '<|start|>system<|message|>Valid channels: analysis, final.<|end|>' }}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ '<|start|>developer<|message|># Instructions\n\n' + messages[0]['content'] + '<|end|>' }}"
+    "{% set messages = messages[1:] %}{% endif %}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{% if '<|channel|>' in message['content'] %}"
+    "{{ raise_exception('channel tags in content') }}{% endif %}"
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + message['content'] }}"
+    "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
+    "{% elif message['role'] == 'user' %}{{ '<|start|>user<|message|>' + message['content'] + '<|end|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+# The remedy: the answer follows at once.
+HARMONY_FINAL = HARMONY.replace("'<|start|>assistant' }}", "'<|start|>assistant<|channel|>final<|message|>' }}")
 # No control tokens at all.
 PLAIN = (
     "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] + '\n\n' }}{% endfor %}"
@@ -147,6 +178,12 @@ PLAIN = (
 _LLAMA3_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 _GEMMA_TOKENS = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")
 _CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_COHERE_TOKENS = (
+    "<PAD>", "<BOS>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|USER_TOKEN|>",
+    "<|SYSTEM_TOKEN|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_THINKING|>", "<|END_THINKING|>",
+)  # fmt: skip
+_SEED_TOKENS = ("<seed:pad>", "<seed:bos>", "<seed:eos>", "<seed:think>", "</seed:think>")
+HARMONY_TOKENS = ("<|endoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
 _DEEPSEEK_TOKENS = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
 
 
@@ -170,6 +207,10 @@ class Family:
     """How a turn ends."""
     closing: str | None = None
     """What is inserted where an attempt ends otherwise; by default ``end``."""
+    lead: str = ""
+    """What the model writes before its answer, in the history too."""
+    thought_marks: tuple[str, str] = ("", "</think>")
+    """Around a thought of the model."""
     verbatim: bool = True
     """Whether the template writes attempts as they were sampled, whatever their text, and the last one's end."""
     rewrites: bool = False
@@ -193,6 +234,7 @@ NO_SYSTEM = "There can be no system message ("
 THOUGHTS = "The template removes what was thought"
 PREFILL = "The generation prompt ends with"
 TRIMS = "The template trims white space"
+SPECIAL_MARKS = "The tokenizer holds "
 
 FAMILIES = {
     "Qwen2.5": Family(template=QWEN25, special=_CHATML_TOKENS, eos="<|im_end|>", role="system", end="<|im_end|>",
@@ -237,6 +279,19 @@ FAMILIES = {
                   eos="<|endoftext|>", end="<|user|>", verbatim=False,
                   findings=("The template ends a turn by the header of the next one: an attempt ends with '<|user|>'.",
                             )),
+    "Cohere": Family(
+        template=COHERE, special=_COHERE_TOKENS, bos="<BOS>", eos="<|END_OF_TURN_TOKEN|>", role="system",
+        end="<|END_RESPONSE|>", closing="<|END_RESPONSE|><|END_OF_TURN_TOKEN|>", verbatim=False,
+        lead="<|START_RESPONSE|>", thought_marks=("<|START_THINKING|>", "<|END_THINKING|>"),
+        findings=("The template writes '<|START_RESPONSE|>' before an answer and not at the end of the generation",
+                  SPECIAL_MARKS + "<|START_THINKING|> and <|END_THINKING|> for special")),
+    "Seed": Family(
+        template=SEED, special=_SEED_TOKENS, eos="<seed:eos>", role="system", end="<seed:eos>", verbatim=False,
+        thought_marks=("<seed:think>", "</seed:think>"),
+        findings=(THOUGHTS + " (<seed:think> ... </seed:think>)",
+                  SPECIAL_MARKS + "<seed:think> and </seed:think> for special")),
+    "gpt-oss, final channel only": Family(
+        template=HARMONY_FINAL, special=HARMONY_TOKENS, eos="<|return|>", end="<|end|>", verbatim=False),
     "fussy": Family(template=FUSSY, special=("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
                     eos="<|end|>", end="<|end|>", verbatim=False),
     "plain": Family(template=PLAIN, special=("<pad>", "<eos>"), eos="<eos>", role="system", end="<eos>", closing="\n\n",
@@ -251,6 +306,8 @@ REOPENED = {
     "Qwen3 thinking": "<|im_start|>assistant\n<think>\n", "Llama 3": _LLAMA3_PROMPT, "Llama 3.1": _LLAMA3_PROMPT,
     "Gemma": "<start_of_turn>model\n", "Gemma 3": "<start_of_turn>model\n", "DeepSeek": "<｜Assistant｜>",
     "DeepSeek-R1": "<｜Assistant｜><think>\n", "plain": "Assistant:",
+    "Cohere": "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>", "Seed": "<seed:bos>assistant\n",
+    "gpt-oss, final channel only": "<|start|>assistant<|channel|>final<|message|>",
 }  # fmt: skip
 """What opens a turn of the model right after its last one, in the families that can do that."""
 
@@ -317,6 +374,35 @@ REFUSED = {
         "the tokenizer joins the answer with what the template writes after it ('ed", 0),
 }  # fmt: skip
 """Templates that cannot hold an episode of five attempts; the reason; and how many attempts they can."""
+
+
+def _texts_as(expression: str, role: str | None = None) -> str:
+    condition = f"message['role'] == '{role}'" if role else "message['role'] != 'assistant'"
+    return (
+        "{% for message in messages %}{% set text = message['content'] %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{% if "
+        + condition
+        + " %}{{ "
+        + expression
+        + " }}{% else %}{{ text }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    ) + _CHATML_PROMPT
+
+
+CHANGING_TEXTS = {
+    "first line of a system message": (_texts_as("text.split('\n')[0]", "system"), "user", "system"),
+    "60 characters of a system message": (_texts_as("text[:60]", "system"), "user", "system"),
+    "20 characters of a system message": (_texts_as("text[:20]", "system"), "user", "user"),
+    "system message escaped": (_texts_as("text | e", "system"), "user", "system"),
+    "system message in small letters": (_texts_as("text | lower", "system"), "user", "user"),
+    "line breaks of a system message": (_texts_as("text.replace('\n', ' ')", "system"), "user", "system"),
+    "escaped": (_texts_as("text | e"), "B = {x", None),
+    "as JSON": (_texts_as("text | tojson"), "A = {1, 2}", None),
+    "braces left out": (_texts_as("text | replace('{', '')"), "{1, 2}", None),
+    "tabulators": (_texts_as("text.replace('\t', ' ')"), r"\t* 50%", None),
+    "40 characters of a user message": (_texts_as("text[:40]", "user"), "a user message, or cuts it, from ", None),
+    "1,000 characters": (_texts_as("text[:1000]"), "a user message, or cuts it, from ", None),
+}  # fmt: skip
+"""Templates that change the user's texts, all or those of a role; what is chosen instead, or what a refusal tells."""
 
 NOT_THE_MODELS = {
     "system messages as the assistant's": (_OTHERS_ARE_MINE, "user", "user"),

@@ -180,6 +180,7 @@ async def evaluate(
         tokenizer,
         feedback_role=settings.feedback.role,
         sample_feedback=feedback_text(settings.feedback, 1),
+        opening=settings.opening,
         max_attempts=max(attempts),
     )
     batched = BatchedModel(

@@ -374,6 +374,25 @@ def test_template_that_cannot_render_the_role_asked_for(
     )
 
 
+@pytest.mark.parametrize(("own", "refused"), [(5, False), (6, True), (8, True), (200, True)])
+def test_rows_own_allowances_are_tried_on_the_template(
+    good_config: MakeConfig, tmp_path: Path, own: int, refused: bool
+) -> None:
+    # A system message, a question, and two messages for each attempt but the last.
+    five = "{% if messages | length > 10 %}{{ raise_exception('at most 5 attempts') }}{% endif %}" + CHATML
+    rows = [good_row(), good_row(extra_info={"index": 1, "max_attempts": own})]
+    files = {"data.train_files": str(write_rows(tmp_path / "own.parquet", rows)),
+             "actor_rollout_ref.model.custom_chat_template": five, "multiattempt.max_attempts": 3}  # fmt: skip
+    problems = find_problems(good_config(files))
+    assert len(problems) == refused
+    if refused:
+        assert problems[0] == (
+            "data.train_files must have rows whose extra_info.max_attempts the chat template can hold; got "
+            f"{own} (with 6 attempts: at most 5 attempts). Lower them to at most 5, or set "
+            "actor_rollout_ref.model.custom_chat_template to another template."
+        )
+
+
 def test_template_that_renders_one_question_only(good_config: MakeConfig) -> None:
     (problem,) = find_problems(good_config({"actor_rollout_ref.model.custom_chat_template": ONE_QUESTION}))
     assert problem == (

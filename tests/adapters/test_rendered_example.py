@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from tests.adapters.harness import ScriptedServer, compose_config, make_loop, run_attempts
-from tests.chat_templates import FAMILIES, REWRITING, Family, odd_tokenizer
+from tests.chat_templates import FAMILIES, REWRITING, THOUGHTS, Family, odd_tokenizer
 from tests.tokenizers import CHATML, CHATML_SYSTEM_FIRST, make_tokenizer
 from verl_multiattempt.adapters.rendered_example import RenderedExample, log_example, render_example, speaks_for_the_run
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
@@ -61,11 +61,14 @@ def test_example_is_what_the_agent_loop_makes_of_the_same_attempts(family: Famil
     question = [{"role": "user", "content": "Compute 12*34 mod 6 = ?"}]
     example = render_example(found, Settings(), question)
     opens = any(segment.text.startswith("Let me see") for segment in example.segments)
-    thought = "Let me see.\n</think>\n\n" if opens else ""
+    start, close = family.thought_marks
+    removed = bool(start) and any(finding.startswith(THOUGHTS) for finding in example.findings)
+    thought = f"Let me see.\n{close}\n\n" if opens else f"{start}\nLet me see.\n{close}\n\n" if removed else ""
+    thought += family.lead
     end = tokenizer.convert_tokens_to_ids(family.end)
     attempts = [
         [*tokenizer.encode(f"{thought}It is \\boxed{{wrong}}.", add_special_tokens=False), end],
-        tokenizer.encode("I do not know, so", add_special_tokens=False),
+        tokenizer.encode(f"{family.lead}I do not know, so", add_special_tokens=False),
         [*tokenizer.encode(f"{thought}It is \\boxed{{right}}.", add_special_tokens=False), end],
     ]
     # The answer to be found, so that the third attempt ends the episode.
@@ -122,6 +125,17 @@ def test_thoughts_are_drawn_in_the_templates_own_marks() -> None:
         "[THINK]\nLet me see.\n[/THINK]\n\nIt is \\boxed{right}.<|im_end|>",
     ]
     assert example.findings[0].startswith("The template removes what was thought ([THINK] ... [/THINK])")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrote"),
+    [("Cohere", ["<|START_RESPONSE|>It is \\boxed{wrong}.<|END_RESPONSE|>", "<|START_RESPONSE|>I do not know, so"]),
+     ("Seed", ["<seed:think>\nLet me see.\n</seed:think>\n\nIt is \\boxed{wrong}.<seed:eos>", "I do not know, so"])],
+)  # fmt: skip
+def test_example_shows_the_special_tokens_that_such_a_model_writes(name: str, wrote: list[str]) -> None:
+    found = resolve_scaffold(FAMILIES[name].tokenizer, sample_feedback=FEEDBACK)
+    example = render_example(found, Settings())
+    assert [segment.text for segment in example.segments if segment.kind == "model"][:2] == wrote
 
 
 def test_example_is_logged_once_by_a_worker(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,8 +15,12 @@ from tests.adapters.harness import run_attempts
 from tests.adapters.invariants import check_rollout
 from tests.adapters.test_agent_loop import episode_of, row
 from tests.chat_templates import (
+    CHANGING_TEXTS,
     FAMILIES,
     FUSSY,
+    HARMONY,
+    HARMONY_FINAL,
+    HARMONY_TOKENS,
     LLAMA3,
     NOT_THE_MODELS,
     PREFILL,
@@ -32,6 +36,7 @@ from tests.chat_templates import (
 )
 from tests.tokenizers import make_byte_tokenizer
 from verl_multiattempt.adapters.agent_loop import scaffold_for
+from verl_multiattempt.chat import layout
 from verl_multiattempt.chat.attempt_generator import AttemptGenerator, Sampled
 from verl_multiattempt.chat.findings import find
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
@@ -39,7 +44,7 @@ from verl_multiattempt.chat.tokens import FEEDBACK as FEEDBACK_KIND
 from verl_multiattempt.chat.tokens import INSERTED, MODEL, TokenStream
 from verl_multiattempt.episode import Stop
 from verl_multiattempt.feedback import Message, open_messages
-from verl_multiattempt.settings import Settings
+from verl_multiattempt.settings import FeedbackSettings, OpeningSettings, Settings
 
 FEEDBACK = "Your answer is incorrect. You have 3 attempts left."
 SYSTEM_TEXT = "Think of every carry."
@@ -54,7 +59,7 @@ def scaffold_of(family: Family, **options: Any) -> ChatScaffold:
 
 def encode(family: Family, text: str, *, end: bool = True) -> list[int]:
     tokenizer = family.tokenizer
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = tokenizer.encode(family.lead + text, add_special_tokens=False)
     return [*ids, tokenizer.convert_tokens_to_ids(family.end)] if end else ids
 
 
@@ -279,6 +284,131 @@ def test_thinking_marks_that_are_special_do_not_end_an_attempt() -> None:
     output, _, _ = asyncio.run(run_attempts([ids], tokenizer=tokenizer))
     assert episode_of(output).solved
     assert output.response_ids == ids
+
+
+# What the model writes itself before its answer, in special tokens.
+
+
+@pytest.mark.parametrize("name", ["Cohere", "Seed"])
+@pytest.mark.parametrize("thinks", [False, True])
+def test_attempt_of_a_model_that_writes_special_tokens_goes_on_to_its_answer(name: str, thinks: bool) -> None:
+    family = FAMILIES[name]
+    start, end = family.thought_marks
+    thought = family.tokenizer.encode(f"{start}let me see{end}", add_special_tokens=False) if thinks else []
+    first = [*thought, *encode(family, "so \\boxed{41}")]
+    output, server, loop = run(family, [first, encode(family, "so \\boxed{42}")])
+    episode = check(family, output, server, loop, row()["raw_prompt"])
+    assert [attempt.stop for attempt in episode.attempts] == [Stop.END_OF_TURN] * 2
+    assert output.response_ids[: len(first)] == first
+    assert episode.attempts[0].text == ("let me see" if thinks else "") + "so \\boxed{41}"
+    assert episode.solved
+    headers = {"Cohere": "<|START_OF_TURN_TOKEN|>", "Seed": "<seed:bos>"}
+    assert family.tokenizer.convert_tokens_to_ids(headers[name]) in loop.shared.scaffold.control_ids
+
+
+def test_marks_that_only_the_template_names_do_not_end_an_attempt() -> None:
+    template = REWRITING["thoughts in marks of its own"][0]
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<musing>", "</musing>", "<|tool|>")
+    tokenizer = make_byte_tokenizer(template, special, eos="<|im_end|>")
+    found = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    assert set(tokenizer.convert_ids_to_tokens(found.control_ids)) == {"<|endoftext|>", "<|im_start|>", "<|tool|>"}
+    assert find(found)[-1] == "The tokenizer holds <musing> and </musing> for special; they do not end an attempt."
+
+
+def test_token_that_only_the_generation_prompt_leaves_out_does_not_end_an_attempt_after_a_prefill() -> None:
+    prompt = "<|CHATBOT_TOKEN|>' }}{% endif %}"
+    family = FAMILIES["Cohere"]
+    template = family.template.replace(prompt, prompt.replace("' }}", "<|START_THINKING|>' }}"))
+    assert template != family.template
+    tokenizer = make_byte_tokenizer(template, family.special, eos=family.eos, bos=family.bos)
+    found = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    assert tokenizer.decode(found.lead) == "<|START_RESPONSE|>"
+
+
+@pytest.mark.parametrize("role", ["auto", "user"])
+def test_model_that_writes_the_headers_of_its_messages_is_refused_with_the_remedy(role: str) -> None:
+    tokenizer = make_byte_tokenizer(HARMONY, HARMONY_TOKENS, eos="<|return|>")
+    with pytest.raises(ValueError, match="must name a model whose chat template") as caught:
+        resolve_scaffold(tokenizer, sample_feedback=FEEDBACK, feedback_role=role)
+    message = str(caught.value)
+    assert "generation prompt ends before '<|channel|>final<|message|>', which holds marks of other messages" in message
+    assert message.endswith("custom_chat_template to another one whose generation prompt ends with "
+                            "'<|channel|>final<|message|>'.")  # fmt: skip
+    assert "\n" not in message
+    remedy = make_byte_tokenizer(HARMONY_FINAL, HARMONY_TOKENS, eos="<|return|>")
+    assert resolve_scaffold(remedy, sample_feedback=FEEDBACK, feedback_role=role).lead == ()
+
+
+def test_thought_that_ends_as_a_message_does_is_refused() -> None:
+    template = REWRITING["thoughts in marks of its own"][0].replace("</musing>", "<|im_end|>")
+    with pytest.raises(
+        ValueError, match=r"takes what stands before '<\|im_end\|>' for a thought, which ends a message"
+    ):
+        resolve_scaffold(odd_tokenizer(template), sample_feedback=FEEDBACK)
+
+
+# The user's own texts.
+
+
+PROBES = [value for name, value in vars(layout).items() if name.isupper() and isinstance(value, str | tuple)]
+PROBE_TEXTS = [text for value in PROBES for text in ([value] if isinstance(value, str) else value)]
+
+
+@families
+def test_no_text_of_the_user_changes_the_layout(family: Family) -> None:
+    assert {layout.OPENING, layout.QUESTION, layout.FEEDBACK, *layout.ANSWERS} <= set(PROBE_TEXTS)
+    everything = "Wrong. Answer the question again. What is 2 + 3? " + " ".join(PROBE_TEXTS) + " 4 left"
+    plain = scaffold_of(family)
+    for text in (everything, *PROBE_TEXTS):
+        found = scaffold_of(family, sample_feedback=text, opening=OpeningSettings(text=f"{text}: {{max_attempts}}"))
+        assert found.layout == plain.layout
+        assert (found.reasons, found.end_ids, found.control_ids) == (plain.reasons, plain.end_ids, plain.control_ids)
+        assert find(found) == find(plain)
+
+
+def test_added_token_in_a_feedback_text_ends_no_attempt() -> None:
+    tokenizer = make_byte_tokenizer(FAMILIES["Qwen2.5"].template, FAMILIES["Qwen2.5"].special, added=("<answer>",),
+                                    eos="<|im_end|>")  # fmt: skip
+    found = resolve_scaffold(tokenizer, sample_feedback="Wrong. Put it between <answer> and </answer>.")
+    assert tokenizer.convert_tokens_to_ids("<answer>") not in found.control_ids
+
+
+@pytest.mark.parametrize("name", CHANGING_TEXTS)
+def test_texts_that_the_template_changes_go_elsewhere_or_are_refused(name: str) -> None:
+    template, expected, role = CHANGING_TEXTS[name]
+    tokenizer = odd_tokenizer(template)
+    if role is None:
+        with pytest.raises(ValueError, match="must name a model whose chat template") as caught:
+            resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+        assert "the template changes a user message, or cuts it, from " in str(caught.value)
+        assert expected in str(caught.value)
+        assert "\n" not in str(caught.value)
+        return
+    found = resolve_scaffold(tokenizer, sample_feedback=FEEDBACK)
+    assert (found.opening_placement, found.feedback_role) == (expected, role)
+    assert find(found)[0].startswith("There can be no system message (the template")
+    prompt = [{"role": "system", "content": "Think of\nevery carry & <sign>."}, *row()["raw_prompt"]]
+    attempts = [tokenizer.encode("so \\boxed{42}<|im_end|>", add_special_tokens=False)]
+    output, _, _ = asyncio.run(run_attempts(attempts, tokenizer=tokenizer, fields={"raw_prompt": prompt}))
+    text = tokenizer.decode(output.prompt_ids)
+    assert prompt[0]["content"] in text
+    assert "You have 5 attempts to answer the question. Put the final answer of each attempt in \\boxed{}." in text
+
+
+def test_feedback_that_the_template_changes_is_refused_for_the_role() -> None:
+    # Long enough for the imaginary feedback, not for the real one.
+    template = CHANGING_TEXTS["60 characters of a system message"][0].replace("60", "40")
+    with pytest.raises(
+        ValueError, match=r"feedback\.role must be .* got 'system' \(system: the template changes a sys"
+    ):
+        resolve_scaffold(odd_tokenizer(template), sample_feedback=FEEDBACK, feedback_role="system")
+
+
+def test_verifiers_text_is_tried_where_it_is_shown() -> None:
+    tokenizer = odd_tokenizer(CHANGING_TEXTS["system message escaped"][0])
+    assert scaffold_for(Settings(), tokenizer, {}).feedback_role == "system"
+    shown = Settings(feedback=FeedbackSettings(use_verifier_text=True))
+    assert scaffold_for(shown, tokenizer, {}).feedback_role == "user"
 
 
 # Refusals.

@@ -16,6 +16,7 @@ from verl_multiattempt.adapters.episode_log import is_logged, make_writer, rende
 from verl_multiattempt.adapters.rendered_example import log_example, speaks_for_the_run
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope
 from verl_multiattempt.chat.attempt_generator import AttemptGenerator, EpisodeError
+from verl_multiattempt.chat.layout_check import SAMPLE_TEXT
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.feedback import feedback_text, open_messages
@@ -73,7 +74,8 @@ def scaffold_for(settings: Settings, tokenizer: Any, template_kwargs: Any) -> Ch
     return resolve_scaffold(
         tokenizer,
         feedback_role=settings.feedback.role,
-        sample_feedback=feedback_text(settings.feedback, max(1, longest - 1)),
+        sample_feedback=feedback_text(settings.feedback, max(1, longest - 1), SAMPLE_TEXT),
+        opening=settings.opening,
         template_kwargs=OmegaConf.to_container(template_kwargs, resolve=True)
         if isinstance(template_kwargs, DictConfig)
         else template_kwargs,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
 
+from verl_multiattempt.adapters.dataset_check import DataFiles
+from verl_multiattempt.chat.layout_check import check_layout
 from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.feedback import feedback_text
 from verl_multiattempt.settings import Settings
@@ -59,6 +62,27 @@ def check_response_length(config: DictConfig, settings: Settings, scaffold: Chat
             f"({settings.min_tokens_per_attempt}) and the feedback between them ({context} tokens), {needed} in all; "
             f"got {got}. Raise it, or lower multiattempt.min_tokens_per_attempt."
         )
+
+
+def check_own_allowances(settings: Settings, scaffold: ChatScaffold, data: Mapping[str, DataFiles]) -> None:
+    """Refuse rows that allow themselves more attempts than the chat template can hold, in the layout chosen.
+
+    Args:
+        settings: whose own allowances were tried already.
+        scaffold: the layout chosen.
+        data: what was found in the files, by ``train_files`` and ``val_files``.
+    """
+    for key, files in data.items():
+        largest = max(files.own_allowances, default=0)
+        if largest <= scaffold.max_attempts:
+            continue
+        if refusal := check_layout(scaffold.layout, scaffold.samples, largest):
+            most = max(refusal.fits, settings.max_attempts, settings.val_max_attempts or 1)
+            raise ValueError(
+                f"data.{key} must have rows whose extra_info.max_attempts the chat template can hold; got {largest} "
+                f"({refusal.reason}). Lower them to at most {most}, or set "
+                "actor_rollout_ref.model.custom_chat_template to another template."
+            )
 
 
 def check_context_length(config: DictConfig) -> None:

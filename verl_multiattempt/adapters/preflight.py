@@ -19,7 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from verl_multiattempt.adapters.compute_score import NAMES
 from verl_multiattempt.adapters.dataset_check import DataFiles, check_batch_size, data_sources, inspect_files
 from verl_multiattempt.adapters.doubts import allowance_doubts, settings_doubts, wiring_doubts
-from verl_multiattempt.adapters.model_check import check_context_length, check_response_length, load_scaffold
+from verl_multiattempt.adapters.model_check import (
+    check_context_length,
+    check_own_allowances,
+    check_response_length,
+    load_scaffold,
+)
 from verl_multiattempt.adapters.register import plugin_problem
 from verl_multiattempt.adapters.wiring import REMEDY, wiring_problems
 from verl_multiattempt.chat.scaffold import ChatScaffold
@@ -184,6 +189,7 @@ def _tokens_and_data(config: DictConfig, settings: Settings, found: Inspection) 
     for key in ("train_files", "val_files"):
         found.data[key] = inspect_files(config, key, settings, scaffold)
         problems.extend(found.data[key].problems)
+    _attempt(problems, lambda: check_own_allowances(settings, scaffold, found.data))
     train = found.data["train_files"]
     if not train.problems:
         _attempt(problems, lambda: check_batch_size(config, train))

@@ -71,7 +71,7 @@ def render_example(
     attempts = {1: (_RIGHT,), 2: (_WRONG, _RIGHT)}.get(allowance, (_WRONG, _SILENT, _RIGHT))
     for number, attempt in enumerate(attempts, start=1):
         ended = attempt != _SILENT
-        stream.add_sampled(_sampled(scaffold, _thoughtful(attempt, history) if ended else attempt, ended), None)
+        stream.add_sampled(_sampled(scaffold, _as_written(attempt, scaffold, history, ended), ended), None)
         if number < len(attempts):
             end, feedback = scaffold.context_parts(stream.last_id, feedback_text(settings.feedback, allowance - number))
             stream.add_context(end, INSERTED)
@@ -83,15 +83,17 @@ def render_example(
     )
 
 
-def _thoughtful(attempt: str, history: History) -> str:
-    """``attempt`` after a thought, where the template knows of thoughts."""
-    thought = f"Let me see.\n</think>\n\n{attempt}"
+def _as_written(attempt: str, scaffold: ChatScaffold, history: History, ended: bool) -> str:
+    """``attempt`` with what such a model writes before it: a thought, where the template knows of thoughts."""
+    lead = str(scaffold.tokenizer.decode(scaffold.lead))
+    if not ended:
+        return lead + attempt
     if history.opens_thought:
-        return thought
+        return f"Let me see.\n{history.closes_thought}\n\n{lead}{attempt}"
     if history.thought_marks is None or history.prefill:
-        return attempt
+        return lead + attempt
     opening, closing = history.thought_marks
-    return f"{opening}\nLet me see.\n{closing}\n\n{attempt}".lstrip("\n")
+    return f"{opening}\nLet me see.\n{closing}\n\n{lead}{attempt}".lstrip("\n")
 
 
 def _sampled(scaffold: ChatScaffold, text: str, ended: bool) -> list[int]:

@@ -8,15 +8,15 @@ template writes there. Each finding says where the template, given the whole con
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from verl_multiattempt.chat.history import History, read_history, short
-from verl_multiattempt.chat.layout import OPENING, SYSTEM, USER, Layout
+from verl_multiattempt.chat.layout import FEEDBACK, OPENING, SYSTEM, USER, Layout
 from verl_multiattempt.chat.layout_check import check_layout
-from verl_multiattempt.chat.scaffold import THINKING_MARKS, ChatScaffold
+from verl_multiattempt.chat.marks import thought_ids
+from verl_multiattempt.chat.scaffold import ChatScaffold
 
-_FEEDBACK = "That is incorrect"
 _DATES = ("%d %b %Y", "%d %B %Y", "%B %d, %Y", "%Y-%m-%d")
 _KEPT = "The model is shown, and trained on, what it sampled"
 
@@ -40,7 +40,7 @@ def _of_the_opening(scaffold: ChatScaffold) -> Iterator[str]:
             f"The template writes a system prompt of its own where there is none ({short(default)}); the opening "
             "takes its place. Put that text into the rows' system messages to keep it."
         )
-    today = layout.written(layout.messages([], _FEEDBACK), prompt=True)
+    today = layout.written(layout.messages([], FEEDBACK), prompt=True)
     if any(time.strftime(form) in today for form in _DATES):
         yield (
             "The template writes today's date into every prompt, so prompts change from day to day. Fix it with "
@@ -50,9 +50,9 @@ def _of_the_opening(scaffold: ChatScaffold) -> Iterator[str]:
 
 def _default_system_prompt(layout: Layout) -> str:
     """The text that stands in the place of a system message where there is none."""
-    with_system = layout.written(layout.messages([], _FEEDBACK), prompt=False)
+    with_system = layout.written(layout.messages([], FEEDBACK), prompt=False)
     try:
-        without = layout.written(replace(layout, opening_placement=USER).messages([], _FEEDBACK), prompt=False)
+        without = layout.written(replace(layout, opening_placement=USER).messages([], FEEDBACK), prompt=False)
     except Exception:  # a template that insists on a system message
         return ""
     head, tail = with_system.split(OPENING, 1)
@@ -104,7 +104,7 @@ def _of_the_history(scaffold: ChatScaffold, history: History) -> Iterator[str]:
 def _other_role(scaffold: ChatScaffold) -> Layout | None:
     """The layout with the other role for feedback, where the template can render that."""
     other = replace(scaffold.layout, feedback_role=USER if scaffold.feedback_role == SYSTEM else SYSTEM)
-    return other if check_layout(other, _FEEDBACK, scaffold.max_attempts) is None else None
+    return other if check_layout(other, scaffold.samples, scaffold.max_attempts) is None else None
 
 
 def _of_the_tokens(scaffold: ChatScaffold) -> Iterator[str]:
@@ -128,12 +128,23 @@ def _of_the_tokens(scaffold: ChatScaffold) -> Iterator[str]:
         yield (
             "The template marks nobody's messages: the model can tell feedback from its own attempts by the text alone."
         )
-    prompt = layout.render(layout.messages([], _FEEDBACK), prompt=True)
+    prompt = layout.render(layout.messages([], FEEDBACK), prompt=True)
     if prompt[:2] == [tokenizer.bos_token_id] * 2:
         yield f"The template writes {tokenizer.bos_token!r} twice at the start. Take one out of the template."
-    special = [mark for mark in THINKING_MARKS if (i := _special_id(tokenizer, mark)) is not None and i not in controls]
+    if scaffold.lead:
+        yield (
+            f"The template writes {tokenizer.decode(scaffold.lead)!r} before an answer and not at the end of the "
+            "generation prompt: the model is to write it. It does not end an attempt."
+        )
+    special = [token for i, token in sorted(tokenizer.added_tokens_decoder.items())
+               if token.special and i in thought_ids(tokenizer, controls)]  # fmt: skip
     if special:
-        yield f"The tokenizer holds {' and '.join(special)} for special; they do not end an attempt."
+        yield f"The tokenizer holds {_listed(special)} for special; they do not end an attempt."
+
+
+def _listed(tokens: Sequence[object]) -> str:
+    *most, last = map(str, tokens)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _tells_no_roles(layout: Layout) -> bool:
@@ -148,13 +159,8 @@ def _tells_no_roles(layout: Layout) -> bool:
 
 def _header(scaffold: ChatScaffold) -> tuple[str, bool]:
     """What stands before feedback up to the first control token, and whether there is such a token."""
-    rest = scaffold.between_attempts(_FEEDBACK)[len(scaffold.closing) :]
+    rest = scaffold.between_attempts(FEEDBACK)[len(scaffold.closing) :]
     controls = scaffold.end_ids | scaffold.control_ids
     length = next((n for n, token in enumerate(rest) if token in controls), len(rest))
-    text, found, _ = str(scaffold.tokenizer.decode(rest[:length])).partition(_FEEDBACK)
+    text, found, _ = str(scaffold.tokenizer.decode(rest[:length])).partition(FEEDBACK)
     return text.strip(), not found
-
-
-def _special_id(tokenizer: object, mark: str) -> int | None:
-    added = tokenizer.added_tokens_decoder  # type: ignore[attr-defined]
-    return next((i for i, token in added.items() if token.content == mark and token.special), None)

@@ -12,11 +12,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from verl_multiattempt.chat.layout import ANSWERS, EARLIER, Layout
-from verl_multiattempt.chat.scaffold import THINKING_MARKS
+from verl_multiattempt.chat.layout import ANSWERS, EARLIER, FEEDBACK, Layout
+from verl_multiattempt.chat.marks import THINKING_MARKS, known_pairs, marks_to_try
 
 _THOUGHT = "Let me add"
-_FEEDBACK = "That is incorrect"
 _LONG = " ".join(map(str, range(1001, 1201)))
 """An attempt long enough that a template which cuts earlier messages cuts this one."""
 _FIRST_TRY = 8
@@ -48,16 +47,17 @@ class History:
     @property
     def opens_thought(self) -> bool:
         """Whether the model's text starts inside of a thought."""
-        return any(mark in self.prefill and close not in self.prefill for mark, close in _pairs())
+        return bool(self.closes_thought)
+
+    @property
+    def closes_thought(self) -> str:
+        """The mark that ends the thought in which the model's text starts; empty where it starts in none."""
+        return next((end for mark, end in known_pairs() if mark in self.prefill and end not in self.prefill), "")
 
     @property
     def rewrites(self) -> bool:
         """Whether the past is written otherwise in anything but white space."""
         return self.removes_thoughts or bool(self.prefill.strip() or self.changes)
-
-
-def _pairs() -> Iterator[tuple[str, str]]:
-    return zip(THINKING_MARKS[::2], THINKING_MARKS[1::2], strict=True)
 
 
 def read_history(layout: Layout, max_attempts: int = 3) -> History:
@@ -67,41 +67,35 @@ def read_history(layout: Layout, max_attempts: int = 3) -> History:
         layout: one that `verl_multiattempt.chat.layout_check.check_layout` has found no fault with.
         max_attempts: attempts of the longest episode.
     """
-    first = layout.written(layout.messages(ANSWERS[:1], _FEEDBACK), prompt=True)
-    started, before = layout.written(layout.messages([], _FEEDBACK), prompt=True), first.partition(ANSWERS[0])[0]
+    first = layout.written(layout.messages(ANSWERS[:1], FEEDBACK), prompt=True)
+    started, before = layout.written(layout.messages([], FEEDBACK), prompt=True), first.partition(ANSWERS[0])[0]
     spaced = f" \n {ANSWERS[0]} \n "
     prefill = started[len(before) :] if started.startswith(before) else _prefill(layout, first)
+    around = str(layout.tokenizer.decode(layout.lead())), layout.written_between(FEEDBACK).removesuffix(prefill)
     tries = dict.fromkeys((min(max_attempts, _FIRST_TRY), max_attempts))
-    changes = next(
-        (found for most in tries if (found := tuple(_changes(layout, started.removesuffix(prefill), prefill, most)))),
-        (),
-    )
+    found = (tuple(_changes(layout, started.removesuffix(prefill), *around, prefill, most)) for most in tries)
+    changes = next(filter(None, found), ())
     return History(
         prefill=prefill,
-        thought_marks=next((marks for marks in _marks_to_try(layout) if _is_removed(layout, *marks)), None),
-        trims=spaced not in layout.written(layout.messages([spaced], _FEEDBACK), prompt=True),
+        thought_marks=next((marks for marks in _marks(layout) if is_removed(layout, *marks)), None),
+        trims=spaced not in layout.written(layout.messages([spaced], FEEDBACK), prompt=True),
         changes=changes,
     )
 
 
 def _prefill(layout: Layout, prompted: str) -> str:
     """What the generation prompt ends with and an answer is not preceded by, where the beginning changes, too."""
-    ended = layout.written(layout.messages(ANSWERS[:1], _FEEDBACK), prompt=False)
+    ended = layout.written(layout.messages(ANSWERS[:1], FEEDBACK), prompt=False)
     prompt = prompted.removeprefix(ended)
     mark = next((mark for mark in THINKING_MARKS[::2] if mark in prompt), None)
     return "" if mark is None or prompt == prompted else prompt[prompt.index(mark) :]
 
 
-def _marks_to_try(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Pairs of marks around thoughts: the known ones, and whatever else the template looks for in a message."""
-    yield from _pairs()
-    template = layout.tokenizer.chat_template
-    for _, mark in re.findall(r"""split\(\s*(['"])(.+?)\1""", template if isinstance(template, str) else ""):
-        if mark not in THINKING_MARKS and "\\" not in mark:
-            yield "", mark
+def _marks(layout: Layout) -> Iterator[tuple[str, str]]:
+    return marks_to_try(layout.tokenizer.chat_template)
 
 
-def _is_removed(layout: Layout, opening: str, closing: str) -> bool:
+def is_removed(layout: Layout, opening: str, closing: str) -> bool:
     """Whether the marks are why an earlier attempt loses its thought; a cut after so many characters is not."""
     unmarked = ("_" * len(opening), "_" * len(closing))
     return not _keeps(layout, opening, closing) and _keeps(layout, *unmarked)
@@ -111,22 +105,21 @@ def _keeps(layout: Layout, opening: str, closing: str) -> bool:
     thought = f"{opening}\n{_THOUGHT}\n{closing}\n\n{ANSWERS[0]}"
     for answers in ([thought, EARLIER], [thought]):
         try:
-            return _THOUGHT in layout.written(layout.messages(answers, _FEEDBACK), prompt=True)
+            return _THOUGHT in layout.written(layout.messages(answers, FEEDBACK), prompt=True)
         except Exception:  # a template for two attempts, or one that refuses its own marks
             continue
     return True
 
 
-def _changes(layout: Layout, started: str, prefill: str, max_attempts: int) -> Iterator[str]:
+def _changes(layout: Layout, started: str, lead: str, between: str, prefill: str, max_attempts: int) -> Iterator[str]:
     """What differs, in words, between an episode and the template's own writing of its messages."""
-    between = layout.written_between(_FEEDBACK).removesuffix(prefill)
     count = max(1, max_attempts - 1)
-    shown = started + (_LONG + between) * count
-    written = layout.written(layout.messages([_LONG] * count, _FEEDBACK), prompt=True).removesuffix(prefill)
+    shown = started + (lead + _LONG + between) * count
+    written = layout.written(layout.messages([_LONG] * count, FEEDBACK), prompt=True).removesuffix(prefill)
     if "".join(shown.split()) == "".join(written.split()):
         return
     # Part by part, each up to the next feedback: a difference of two long texts is slow, and most parts are the same.
-    parts, others = shown.split(_FEEDBACK), written.split(_FEEDBACK)
+    parts, others = shown.split(FEEDBACK), written.split(FEEDBACK)
     pairs = list(dict.fromkeys(zip(parts, others, strict=True))) if len(parts) == len(others) else [(shown, written)]
     found = dict.fromkeys(change for pair in pairs for change in _differences(*pair))
     yield from list(found)[:_MOST_CHANGES]

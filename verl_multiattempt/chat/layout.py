@@ -9,16 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from verl_multiattempt.chat.marks import thought_ids
 from verl_multiattempt.feedback import Message
 
 _Sequence = TypeVar("_Sequence", list[int], str)
 
 SYSTEM, USER = "system", "user"
-QUESTION = "What is 2 + 3?"
-OPENING = "Answer the question"
-EARLIER = "It is 9"
+# Of the imaginary conversations. With numbers that no template has in its own text, which they are looked for in; never
+# mixed with texts of the user, which may be anything (`verl_multiattempt.chat.layout_check.Samples`).
+QUESTION = "What is 58213 + 7046?"
+OPENING = "Answer question 58213"
+FEEDBACK = "That is incorrect, 58213"
+EARLIER = "It is 96582"
 # Two answers without a common ending: what their renderings share at the end was written by the template.
-ANSWERS = ("It is 4", "It is six")
+ANSWERS = ("It is 65258", "It is 65 and six")
 
 
 def render(
@@ -91,6 +95,26 @@ class Layout:
         except Exception:  # a template refuses in ways of its own
             return []
 
+    def lead(self) -> list[int]:
+        """What the template writes before an answer and leaves out of the generation prompt, ``[num_tokens]``.
+
+        The model's to write, as Cohere's ``<|START_RESPONSE|>``. Only where there is an added token in it, other than
+        a mark of thoughts: text alone, such as an empty thought, is what the template adds to the history.
+        """
+        opening = self.messages([], FEEDBACK)
+        bare, prompted = self.written(opening, prompt=False), self.written(opening, prompt=True)
+        # From the generation prompt on: the end of the question may be another one once an answer follows.
+        prompt = prompted[len(bare) :] if prompted.startswith(bare) else ""
+        answered = self.written(self.messages(ANSWERS[:1], FEEDBACK), prompt=True)
+        before = answered.partition(QUESTION)[2].partition(ANSWERS[0])[0]
+        shown = self.tokenizer.encode(prompt or prompted.rpartition(QUESTION)[2], add_special_tokens=False)
+        ids = self.tokenizer.encode(before, add_special_tokens=False)
+        # By tokens, not characters: the prompt may end with a prefill, such as <think>.
+        length, start = max(((_common_prefix(ids[n:], shown), n) for n in range(len(ids))), default=(0, 0))
+        lead = list(ids[start + length :]) if length else []
+        own = set(self.tokenizer.added_tokens_decoder) - thought_ids(self.tokenizer, set())
+        return lead if own.intersection(lead) else []
+
     def header_ids(self, feedback: str) -> set[int]:
         """Added tokens with which the template begins and ends turns.
 
@@ -105,6 +129,11 @@ class Layout:
         written = {*self.render(opening, prompt=False), *between[: len(between) - len(prompt)]}
         first = next((i for i in prompt if i in added), self.tokenizer.eos_token_id)
         return (written & added) | ({first} - {None})
+
+
+def _common_prefix(first: list[int], second: list[int]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
 
 
 def _common_suffix(first: _Sequence, second: _Sequence) -> _Sequence:

@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from verl_multiattempt.chat.layout import SYSTEM, USER, Layout, render, special_ids
-from verl_multiattempt.chat.layout_check import Refusal, check_layout, refusal_text
+from verl_multiattempt.chat.layout import FEEDBACK, SYSTEM, USER, Layout, render, special_ids
+from verl_multiattempt.chat.layout_check import Samples, check_layout
+from verl_multiattempt.chat.marks import thought_ids
+from verl_multiattempt.chat.refusal import Refusal, refusal_text
+from verl_multiattempt.settings import OpeningSettings
 
-__all__ = ["THINKING_MARKS", "ChatScaffold", "render", "resolve_scaffold"]
+__all__ = ["ChatScaffold", "render", "resolve_scaffold"]
 
-THINKING_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|begin_of_thought|>", "<|end_of_thought|>")
-"""Marks around thoughts. Some tokenizers hold them for special; they never end an attempt."""
 _CACHE_SIZE = 4096
-_ANY_FEEDBACK = "That is incorrect"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +40,10 @@ class ChatScaffold:
     """Chat-control tokens that are no end of turn; one of them ends the attempt."""
     special_texts: frozenset[str]
     """How the tokenizer's special tokens are spelled."""
+    lead: tuple[int, ...]
+    """What the model writes before each answer, in the template's eyes: see `Layout.lead`; mostly empty."""
+    samples: Samples
+    """The user's texts that were tried."""
     max_attempts: int
     """Attempts of the longest episode that was tried."""
     _cache: dict[str, list[int]] = field(default_factory=dict)
@@ -136,6 +140,7 @@ def resolve_scaffold(
     *,
     feedback_role: str = "auto",
     sample_feedback: str,
+    opening: OpeningSettings | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     allowed_special_tokens: Sequence[str] = (),
     max_attempts: int = 5,
@@ -147,7 +152,8 @@ def resolve_scaffold(
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         feedback_role: ``system``, ``user``, or ``auto``: system if the template renders one there, else user.
-        sample_feedback: a feedback text to try.
+        sample_feedback: a feedback text, which must be written as it is.
+        opening: the opening's text, of which the same is true; by default the package's.
         template_kwargs: ``data.apply_chat_template_kwargs``.
         allowed_special_tokens: special tokens that do not end an attempt.
         max_attempts: attempts of the longest episode.
@@ -162,13 +168,14 @@ def resolve_scaffold(
             "Set actor_rollout_ref.model.custom_chat_template."
         )
     roles = (SYSTEM, USER) if feedback_role == "auto" else (feedback_role,)
+    samples = Samples(feedback=sample_feedback, opening=opening or OpeningSettings())
     layouts: list[Layout] = []
     refusals: dict[tuple[str, str], Refusal] = {}
     for placement in (SYSTEM, USER):
         for role in roles:
             layout = Layout(tokenizer=tokenizer, template_kwargs=dict(template_kwargs or {}),
                             opening_placement=placement, feedback_role=role)  # fmt: skip
-            refusal = check_layout(layout, sample_feedback, max_attempts)
+            refusal = check_layout(layout, samples, max_attempts)
             if refusal is None:
                 layouts.append(layout)
             else:
@@ -176,32 +183,31 @@ def resolve_scaffold(
     if not layouts:
         raise ValueError(refusal_text(refusals, feedback_role, max_attempts))
     reasons = {key: refusal.reason for key, refusal in refusals.items()}
-    preferred = _preferred(layouts, sample_feedback)
-    return _scaffold(preferred, reasons, sample_feedback, allowed_special_tokens, max_attempts)
+    return _scaffold(_preferred(layouts), reasons, samples, allowed_special_tokens, max_attempts)
 
 
-def _preferred(layouts: Sequence[Layout], feedback: str) -> Layout:
+def _preferred(layouts: Sequence[Layout]) -> Layout:
     """The first layout, unless a turn is ended by the header of the next, which models learn for the user's."""
     first = layouts[0]
     for other in layouts[1:]:
         if first.feedback_role == SYSTEM and other == replace(first, feedback_role=USER):
-            ends = [_closing(layout, special_ids(layout.tokenizer) | layout.header_ids(feedback), feedback)
+            ends = [_closing(layout, special_ids(layout.tokenizer) | layout.header_ids(FEEDBACK))
                     for layout in (first, other)]  # fmt: skip
             return first if ends[0] == ends[1] else other
     return first
 
 
-def _closing(layout: Layout, special: set[int], feedback: str) -> tuple[int, ...]:
+def _closing(layout: Layout, special: set[int]) -> tuple[int, ...]:
     """What the template writes after an answer, up to the first control token; empty where that comes too late."""
-    between = layout.between(feedback)
+    between = layout.between(FEEDBACK)
     length = next((n for n, token in enumerate(between, start=1) if token in special), 0)
     closing = between[:length]
-    return () if feedback.strip() in layout.tokenizer.decode(closing) else tuple(closing)
+    return () if FEEDBACK in layout.tokenizer.decode(closing) else tuple(closing)
 
 
 def _reopened(layout: Layout, turn_end: int) -> list[int]:
     """`Layout.reopened`, checked: the turn ends and the next is opened as around a feedback."""
-    between = layout.between(_ANY_FEEDBACK)
+    between = layout.between(FEEDBACK)
     reason = "it writes nothing that opens a turn there"
     try:
         ids = layout.reopened()
@@ -221,16 +227,18 @@ def _reopened(layout: Layout, turn_end: int) -> list[int]:
 def _scaffold(
     layout: Layout,
     reasons: Mapping[tuple[str, str], str],
-    feedback: str,
+    samples: Samples,
     allowed_special_tokens: Sequence[str],
     max_attempts: int,
 ) -> ChatScaffold:
     tokenizer = layout.tokenizer
-    special = special_ids(tokenizer) | layout.header_ids(feedback)
-    closing, between, end = _closing(layout, special, feedback), layout.between(feedback), layout.turn_end()
+    headers, lead = layout.header_ids(FEEDBACK), layout.lead()
+    special = special_ids(tokenizer) | headers
+    closing, between, end = _closing(layout, special), layout.between(FEEDBACK), layout.turn_end()
     end_ids = {i for i in (tokenizer.eos_token_id, *closing[-1:]) if i is not None}
-    marks = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content in THINKING_MARKS}
-    allowed = {tokenizer.convert_tokens_to_ids(token) for token in allowed_special_tokens} | marks
+    # What the model writes in its own turn, were it special or not.
+    own = thought_ids(tokenizer, headers | end_ids) | set(lead)
+    allowed = {tokenizer.convert_tokens_to_ids(token) for token in allowed_special_tokens} | own
     return ChatScaffold(
         layout=layout,
         reasons=dict(reasons),
@@ -239,5 +247,7 @@ def _scaffold(
         end_ids=frozenset(end_ids),
         control_ids=frozenset(special - end_ids - allowed),
         special_texts=frozenset(text for i in special if (text := tokenizer.convert_ids_to_tokens(i))),
+        lead=tuple(lead),
+        samples=samples,
         max_attempts=max_attempts,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from verl_multiattempt.chat.layout_check import SAMPLE_TEXT
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
 from verl_multiattempt.feedback import feedback_text
 from verl_multiattempt.settings import Settings
@@ -33,7 +34,8 @@ def load_scaffold(tokenizer: str, settings: Settings, template_kwargs: Mapping[s
     return resolve_scaffold(
         loaded,
         feedback_role=settings.feedback.role,
-        sample_feedback=feedback_text(settings.feedback, max(1, settings.max_attempts - 1)),
+        sample_feedback=feedback_text(settings.feedback, max(1, settings.max_attempts - 1), SAMPLE_TEXT),
+        opening=settings.opening,
         template_kwargs=template_kwargs,
         allowed_special_tokens=settings.allowed_special_tokens,
         max_attempts=settings.max_attempts,
