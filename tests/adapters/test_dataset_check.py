@@ -122,14 +122,6 @@ def test_files_that_verl_can_join_are_no_problem(
     assert joined_by_verl(files) == check(*files) == 4
 
 
-def test_file_without_rows_may_have_other_types(check: Check, tmp_path: Path) -> None:
-    whole = write_rows(tmp_path / "a.parquet", [good_row()])
-    other = pa.Table.from_pylist([good_row(extra_info={"index": "text"})]).slice(0, 0)
-    pyarrow.parquet.write_table(other, tmp_path / "b.parquet")
-    files = [str(whole), str(tmp_path / "b.parquet")]
-    assert joined_by_verl(files) == check(*files) == 1
-
-
 def test_home_folder_may_be_written_as_tilde(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # verl's own defaults are ~/data/..., and its loader takes them.
     write_rows(tmp_path / "a.parquet", [good_row()])
