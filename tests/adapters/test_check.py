@@ -424,7 +424,7 @@ def test_bad_setting_does_not_hide_what_else_is_wrong(words: Words) -> None:
               "data.train_files=none.parquet")
     )  # fmt: skip
     assert [problem.split()[0] for problem in report["problems"]] == [
-        "multiattempt.seed", "multiattempt.min_attempts", "data.train_files"
+        "multiattempt.min_attempts", "multiattempt.seed", "data.train_files"
     ]  # fmt: skip
     assert "where a setting is wrong, its default is taken for all that is shown here" in report["notes"]
     settings = report["settings"]
