@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -27,6 +28,17 @@ def prompt_key(messages: Sequence[Mapping[str, Any]], index: int | str | None = 
     """
     text = json.dumps([list(map(dict, messages)), index], ensure_ascii=True, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def row_index(extra_info: Mapping[str, Any] | None) -> int | str | None:
+    """The row's ``extra_info.index`` as the episode log holds it; None where it has none.
+
+    A table gives NaN where other rows have an index; a truth value, which is no index to the log's reader, is text.
+    """
+    index = (extra_info or {}).get("index")
+    if index is None or (isinstance(index, float) and math.isnan(index)):
+        return None
+    return index if isinstance(index, str | int) and not isinstance(index, bool) else str(index)
 
 
 def uniform_u64(*parts: int | str) -> int:

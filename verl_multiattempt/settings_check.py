@@ -28,18 +28,25 @@ def settings_problems(values: Any) -> list[str]:
     Args:
         values: as for `Settings.from_mapping`.
     """
+    return mend_settings(values)[1]
+
+
+def mend_settings(values: Any) -> tuple[Settings, list[str]]:
+    """The settings with the defaults of those that cannot work (all of them, where too many cannot), and the problems.
+
+    Args:
+        values: as for `Settings.from_mapping`.
+    """
     problems: list[str] = []
     values = deepcopy(values)
     while len(problems) < MAX_TOLD:
         try:
-            Settings.from_mapping(values)
+            return Settings.from_mapping(values), problems
         except SettingError as error:
             problems.append(str(error))
             if not error.key or not _leave_out(values, error.key):
                 break
-        else:
-            break
-    return problems
+    return Settings(), problems
 
 
 def _leave_out(values: dict[str, Any], key: str) -> bool:

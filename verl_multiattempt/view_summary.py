@@ -107,16 +107,13 @@ def _by_k(steps: dict[int, list[Episode]], max_attempts: int) -> dict[str, Any]:
 
 
 def _retries_by_k(episodes: list[Episode], overall: dict[str, float], max_attempts: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "k": k,
-            "repeat": overall[f"repeat@{k}"],
-            "refinement": overall[f"refinement@{k}"],
-            "count": sum(episode.attempts_used >= k for episode in episodes),
-        }
-        for k in range(2, max_attempts + 1)
-        if f"repeat@{k}" in overall  # not of a reward function that tells no answers
-    ]
+    """Of each k with an attempt; ``repeat`` only where answers are known, which a reward function need not tell."""
+    points = []
+    for k in range(2, max_attempts + 1):
+        shares = {name: overall[f"{name}@{k}"] for name in ("repeat", "refinement") if f"{name}@{k}" in overall}
+        if shares:
+            points.append({"k": k, **shares, "count": sum(episode.attempts_used >= k for episode in episodes)})
+    return points
 
 
 def _by_step(steps: dict[int, list[tuple[Episode, float]]], max_attempts: int) -> list[dict[str, Any]]:

@@ -278,6 +278,13 @@ async def test_row_decides_its_own_allowance() -> None:
     assert episode_of(output).max_attempts == 2
 
 
+@pytest.mark.parametrize("index", [None, float("nan")])
+async def test_row_without_an_index_is_called_by_its_prompt(index: float | None) -> None:
+    fields = row()
+    output, _, _ = await run_attempts([RIGHT], fields={"extra_info": {"index": index}})
+    assert episode_of(output).question_id == f"test/{prompt_key(fields['raw_prompt'])}"
+
+
 async def test_validation_has_its_own_allowance() -> None:
     overrides = {"settings": {"val_max_attempts": 3}}
     output, _, _ = await run_attempts([WRONG] * 3, fields={VALIDATE_FIELD: True}, **overrides)

@@ -209,6 +209,46 @@ def test_attempts_that_do_not_all_fit_are_warned_of(words: Words) -> None:
     )
 
 
+def test_too_little_room_for_the_attempts_allowed_is_warned_of_without_a_limit_of_each(words: Words) -> None:
+    # Five attempts of 16 tokens with 25 between two: 5 * 16 + 4 * 25 = 180.
+    assert make_report(words("data.max_response_length=180"))["warnings"] == []
+    (warning,) = make_report(words("data.max_response_length=179"))["warnings"]
+    assert warning == (
+        "data.max_response_length (179) leaves 15 tokens for each of the 5 attempts that are allowed, and feedback is "
+        "given only if multiattempt.min_tokens_per_attempt (16) fit after it: episodes are truncated before their last "
+        "attempt"
+    )
+
+
+def test_engines_length_that_leaves_less_than_the_response_may_take(words: Words) -> None:
+    report = make_report(words("actor_rollout_ref.rollout.max_model_len=600"))
+    assert report["problems"] == []
+    lengths = report["lengths"]
+    assert (lengths["max_response_length"], lengths["response_room"]) == (512, 88)
+    assert lengths["tokens_of_each_attempt"]["2"] == (88 - lengths["feedback_tokens"]) // 2
+    assert lengths["tokens_per_step_at_most"] == 600
+    below, little = report["warnings"]
+    assert below == (
+        "actor_rollout_ref.rollout.max_model_len (600) is below data.max_prompt_length + data.max_response_length "
+        "(512 + 512): after a prompt of full length 88 tokens are left for the response"
+    )
+    assert little.startswith("the response after a prompt of full length (88) leaves 0 tokens for each of the 5 ")
+    text = text_of(report)
+    assert "  after a prompt of 512 at most 88 (actor_rollout_ref.rollout.max_model_len is 600)\n" in text
+
+
+def test_engines_length_that_is_long_enough_changes_nothing(words: Words) -> None:
+    report = make_report(words("actor_rollout_ref.rollout.max_model_len=1024"))
+    assert (report["warnings"], report["lengths"]["response_room"]) == ([], 512)
+
+
+def test_feedback_of_the_verifier_is_added_to_what_a_feedback_takes(words: Words) -> None:
+    line = "and up to 70 characters of the verifier's in each (multiattempt.feedback.use_verifier_text)"
+    more = ["multiattempt.feedback.max_verifier_chars=70"]
+    assert line not in text_of(make_report(words(*more)))
+    assert line in text_of(make_report(words(*more, "multiattempt.feedback.use_verifier_text=true")))
+
+
 def test_prompts_of_the_data_are_measured_with_their_openings(words: Words, tmp_path: Path) -> None:
     rows = [good_row(prompt=[{"role": "user", "content": "?" * (i + 1)}]) for i in range(200)]
     path = write_rows(tmp_path / "train.parquet", rows)
@@ -378,11 +418,24 @@ def test_verls_own_checks_are_told_in_its_words_each_once(words: Words) -> None:
         assert reason in problem
 
 
-def test_bad_setting_leaves_the_tokenizer_out(words: Words) -> None:
-    report = make_report(words("multiattempt.min_attempts=6"))
-    assert [problem.split()[0] for problem in report["problems"]] == ["multiattempt.min_attempts"]
-    assert "settings" not in report
+def test_bad_setting_does_not_hide_what_else_is_wrong(words: Words) -> None:
+    report = make_report(
+        words("multiattempt.min_attempts=6", "multiattempt.max_attempts=3", "multiattempt.seed=x",
+              "data.train_files=none.parquet")
+    )  # fmt: skip
+    assert [problem.split()[0] for problem in report["problems"]] == [
+        "multiattempt.min_attempts", "multiattempt.seed", "data.train_files"
+    ]  # fmt: skip
+    assert "where a setting is wrong, its default is taken for all that is shown here" in report["notes"]
+    settings = report["settings"]
+    assert (settings["min_attempts"], settings["max_attempts"], settings["seed"]) == (1, 3, 0)
+    assert {"chat", "example", "lengths"} <= set(report)
     assert text_of(report).endswith("See the problems above.")
+
+
+def test_settings_of_which_nothing_can_be_read(words: Words) -> None:
+    report = make_report(words("multiattempt.seed=${no.such.key}", "data.val_files=none.parquet"))
+    assert [problem.split()[0] for problem in report["problems"]] == ["Interpolation", "data.val_files"]
 
 
 def test_without_data_an_imaginary_question_is_shown(words: Words) -> None:

@@ -12,8 +12,10 @@ import pyarrow.parquet
 import pytest
 from datasets import load_dataset
 from omegaconf import DictConfig
+from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from tests.adapters.conftest import Row, good_row, write_rows
+from tests.adapters.harness import compose_config
 from tests.tokenizers import CHATML, STRICT, make_tokenizer
 from verl_multiattempt.adapters.agent_loop import read_settings, scaffold_for
 from verl_multiattempt.adapters.dataset_check import DataFiles, DatasetError, data_files, inspect_files
@@ -70,6 +72,54 @@ def test_line_separator_inside_a_json_text_does_not_end_the_row(check: Check, tm
 def test_several_files_are_counted_together(check: Check, tmp_path: Path) -> None:
     first = write_rows(tmp_path / "a.parquet", [good_row()] * 2)
     assert check(first, write_rows(tmp_path / "b.jsonl", [good_row()] * 3)) == 5
+
+
+def two_files(folder: Path, suffix: str, first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    pairs = (("a", first), ("b", second))
+    return [str(write_rows(folder / (name + suffix), [good_row(extra_info=extra)] * 2)) for name, extra in pairs]
+
+
+def joined_by_verl(files: list[str]) -> int:
+    """How many rows verl's own dataset class makes of the files."""
+    config = compose_config().data
+    config.filter_overlong_prompts = False
+    return len(RLHFDataset(list(files), make_tokenizer(), config))
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "extras", "types"),
+    [
+        ((".parquet", ".parquet"), ({"index": 1}, {"index": "1"}), "extra_info.index is int64 in one and string in "),
+        ((".jsonl", ".jsonl"), ({"index": 1}, {"index": "1"}), "extra_info.index is int64 in one and string in "),
+        ((".parquet", ".parquet"), ({"index": 1, "more": {"level": 1}}, {"more": {"level": "1"}}),
+         "extra_info.more.level is int64 in one and string in "),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_files_that_verl_cannot_join_are_named(
+    check: Check, tmp_path: Path, suffixes: tuple[str, str], extras: tuple[dict[str, Any], dict[str, Any]], types: str
+) -> None:
+    files = two_files(tmp_path, suffixes[0], *extras)
+    problem = refused(check, *files)
+    assert problem.startswith(
+        "data.train_files must name files whose columns have the same types, since verl joins them; got "
+        f"{files[0]!r} and {files[1]!r}: {types}"
+    )
+    with pytest.raises(ValueError, match="can't be aligned"):
+        joined_by_verl(files)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize(
+    "extras",
+    [({"index": 1}, {"index": None}), ({"index": 1}, {"index": 2, "split": "test"}), ({"index": 1}, {"id": "a"})],
+    ids=str,
+)
+def test_files_that_verl_can_join_are_no_problem(
+    check: Check, tmp_path: Path, suffix: str, extras: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    files = two_files(tmp_path, suffix, *extras)
+    assert joined_by_verl(files) == check(*files) == 4
 
 
 def test_home_folder_may_be_written_as_tilde(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from tests.adapters.conftest import good_row, write_rows
 from verl_multiattempt.adapters.doubts import drawn_allowances, first_step_doubt
 from verl_multiattempt.adapters.preflight import find_problems, inspect_config
-from verl_multiattempt.episode import Episode
+from verl_multiattempt.episode import Attempt, Episode, Stop
 from verl_multiattempt.settings import Settings
+from verl_multiattempt.verifier import Outcome, Verdict
 
 MakeConfig = Callable[..., DictConfig]
 ROLLOUT = "actor_rollout_ref.rollout."
@@ -200,6 +201,37 @@ def test_first_step(allowances: tuple[int, ...], num_rollouts: int, start: str |
     doubt = first_step_doubt(episodes(*allowances), num_rollouts)
     assert (doubt is None) == (start is None)
     assert not start or (doubt is not None and doubt.startswith(start) and "\n" not in doubt)
+
+
+def tried(max_attempts: int, *outcomes: Outcome, truncated: bool = False) -> Episode:
+    episode = Episode(max_attempts=max_attempts)
+    for outcome in outcomes:
+        episode.add(Attempt(text="", verdict=Verdict(outcome=outcome), stop=Stop.END_OF_TURN))
+    episode.truncated = truncated
+    return episode
+
+
+FULL = tried(5, Outcome.INCORRECT, truncated=True)
+SOLVED = tried(5, Outcome.CORRECT)
+
+
+@pytest.mark.parametrize(
+    ("of_the_step", "num_full"),
+    [
+        ([FULL, FULL, SOLVED, tried(1, Outcome.INCORRECT)], 2),
+        ([FULL, tried(5, Outcome.INCORRECT, Outcome.INCORRECT, truncated=True)], None),
+        ([FULL, tried(5, Outcome.INCORRECT, Outcome.CORRECT)], None),
+        ([SOLVED, SOLVED], None),
+        ([SOLVED, tried(1, Outcome.INCORRECT, truncated=True)], None),
+    ],
+)
+def test_first_step_without_room_for_a_second_attempt(of_the_step: list[Episode], num_full: int | None) -> None:
+    doubt = first_step_doubt(of_the_step, len(of_the_step))
+    assert (doubt is None) == (num_full is None)
+    assert not num_full or (doubt or "").startswith(
+        f"none of the {num_full} unsolved episodes of the first step that were allowed several attempts had a second "
+        "one, since their conversations were full: training is single-attempt; raise data.max_response_length"
+    )
 
 
 @pytest.fixture(scope="module")

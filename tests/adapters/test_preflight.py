@@ -436,6 +436,24 @@ def test_validation_alone_may_need_room_for_feedback(good_config: MakeConfig) ->
     assert f"({between(1)} tokens)" in problem
 
 
+def test_rows_alone_may_need_room_for_feedback(good_config: MakeConfig, tmp_path: Path) -> None:
+    rows = [good_row(extra_info={"index": i, "max_attempts": allowed}) for i, allowed in enumerate((1, 5))]
+    path = write_rows(tmp_path / "own.parquet", rows)
+    single = {"data.max_response_length": 20, "multiattempt.max_attempts": 1, "data.train_files": str(path)}
+    (problem,) = find_problems(good_config(single))
+    assert problem.startswith("data.max_response_length must hold two attempts of multiattempt.min_tokens_per_attempt")
+    assert f"({between(4)} tokens)" in problem
+
+
+@pytest.mark.parametrize(("limit", "wrong"), [(512, True), (513, False)])
+def test_engine_that_a_prompt_may_fill(good_config: MakeConfig, limit: int, wrong: bool) -> None:
+    problems = find_problems(good_config({"actor_rollout_ref.rollout.max_model_len": limit}))
+    assert len(problems) == wrong
+    assert not wrong or problems[0].startswith(
+        "actor_rollout_ref.rollout.max_model_len must be above data.max_prompt_length (512), or a prompt of that "
+    )
+
+
 # Data (test_dataset_check.py has the other cases).
 
 

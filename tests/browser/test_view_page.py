@@ -395,6 +395,20 @@ def test_log_of_an_evaluation_by_text_alone(browser: Browser, tmp_path: Path) ->
     assert browser.exceptions == []
 
 
+def test_refinement_by_attempt_is_drawn_alone_where_answers_are_not_known(browser: Browser, tmp_path: Path) -> None:
+    recorded = replace(kinds_episode(), step=0, validate=True)
+    for attempt in recorded.episode.attempts:
+        attempt.verdict = replace(attempt.verdict, answer=None, normal_answer=None)
+    open_page(browser, make_page(tmp_path, [recorded]))
+    assert text_of(browser, "#plots figcaption")[1].startswith("Retries by attempt")
+    drawn = "#plots figure:nth-child(2) "
+    assert text_of(browser, f"{drawn}title") == [
+        "correct, attempt 2: 0.0 % of 1 retried attempt", "correct, attempt 3: 100.0 % of 1 retried attempt"
+    ]  # fmt: skip
+    assert text_of(browser, f"{drawn}text[class^=s]") == ["correct"]
+    assert browser.exceptions == []
+
+
 def hostile_episode(text: str, index: int) -> RecordedEpisode:
     attempts = [
         make_attempt(f"{text} \\boxed{{{text}}}", Outcome.INCORRECT, text, text),

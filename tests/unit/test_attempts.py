@@ -16,6 +16,7 @@ from verl_multiattempt.attempts import (
     episode_max_attempts,
     prompt_key,
     resolve_scope,
+    row_index,
     row_max_attempts,
     uniform_u64,
 )
@@ -33,6 +34,23 @@ def draw(settings: Settings, step: int = 1, prompt: str = "p", rollout: int = 0,
 def chi_square(observed: Counter[Any], expected: dict[Any, float]) -> float:
     assert set(observed) <= set(expected)
     return sum((observed[value] - count) ** 2 / count for value, count in expected.items())
+
+
+# The row's index.
+
+
+@pytest.mark.parametrize(
+    ("extra_info", "index"),
+    [
+        (None, None), ({}, None), ({"index": None}, None), ({"index": float("nan")}, None),
+        ({"index": np.float64("nan")}, None), ({"index": 0}, 0), ({"index": "a"}, "a"), ({"index": True}, "True"),
+        ({"index": 1.5}, "1.5"), ({"index": np.int64(7)}, "7"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_index_is_what_the_reader_of_the_log_takes(extra_info: dict[str, Any] | None, index: int | str | None) -> None:
+    found = row_index(extra_info)
+    assert (found, type(found)) == (index, type(index))
 
 
 # Distribution.

@@ -380,6 +380,20 @@ def test_openings_say_the_allowance_and_the_engine_hears_of_them_at_its_start(da
     assert len(engine.openings) == 2 * QUESTIONS
 
 
+def test_rows_own_allowances_are_left_aside_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [question_row(i) for i in range(3)]
+    for row in rows[:2]:
+        row["extra_info"]["max_attempts"] = 3
+    data = write_questions(tmp_path / "q.parquet", rows)
+    _, engine = run(settings_for(data, protocols=("paper",), attempts=(1, 2)), tmp_path / "out")
+    heard = {message["content"].split(" to answer")[0] for opening in engine.openings for message in opening[:1]}
+    assert heard == {"You have 1 attempt", "You have 2 attempts"}
+    (said,) = [record.getMessage() for record in caplog.records if "extra_info.max_attempts" in record.getMessage()]
+    assert said.startswith("2 of 3 questions have extra_info.max_attempts, which training and its validation heed and ")
+
+
 def test_without_feedback_the_model_goes_on_from_its_own_answer(data: Path, tmp_path: Path) -> None:
     settings = settings_for(data, protocols=(), controls=("no_feedback",))
     _, engine = run(settings, tmp_path / "out")

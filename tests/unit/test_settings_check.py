@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from verl_multiattempt.settings import SettingError, Settings
-from verl_multiattempt.settings_check import MAX_TOLD, settings_problems
+from verl_multiattempt.settings_check import MAX_TOLD, mend_settings, settings_problems
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,18 @@ def test_first_problem_is_the_one_that_settings_raise() -> None:
     assert settings_problems(values)[0] == str(caught.value)
     assert caught.value.key == "seed"
     assert values == {"seed": "a", "scope": "all"}  # left as they were
+
+
+def test_wrong_values_are_mended_and_the_others_kept() -> None:
+    settings, problems = mend_settings({"seed": "a", "max_attempts": 3, "verifier": {"timeout_s": 0, "num_workers": 1}})
+    assert (settings.seed, settings.max_attempts, settings.verifier.num_workers) == (0, 3, 1)
+    assert settings.verifier.timeout_s == Settings().verifier.timeout_s
+    assert len(problems) == 2
+
+
+@pytest.mark.parametrize("values", [5, {f"key{i}": i for i in range(50)}])
+def test_settings_that_cannot_be_mended_are_the_default_ones(values: Any) -> None:
+    assert mend_settings(values)[0] == Settings()
 
 
 def test_settings_that_are_no_mapping_are_one_problem() -> None:

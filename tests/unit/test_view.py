@@ -178,6 +178,19 @@ def test_retries_by_attempt_are_those_of_the_metrics() -> None:
         assert point["count"] == sum(one.episode.attempts_used >= point["k"] for one in recorded)
 
 
+def test_refinement_by_attempt_is_drawn_where_answers_are_not_known() -> None:
+    attempts = [make_attempt("a", Outcome.INCORRECT), make_attempt("b", Outcome.INCORRECT)]
+    for attempt in attempts:
+        attempt.verdict = dataclasses.replace(attempt.verdict, answer=None, normal_answer=None)
+    solved = make_attempt("c", Outcome.CORRECT)
+    summary = Summary()
+    list(summary.counting([make_recorded([*attempts[:1], solved], question="q", gold="g"),
+                           make_recorded([*attempts, solved], question="q", gold="g")]))  # fmt: skip
+    assert summary.to_json()["training"]["retries_by_k"] == [
+        {"k": 2, "refinement": 0.5, "count": 2}, {"k": 3, "refinement": 1.0, "count": 1}
+    ]  # fmt: skip
+
+
 def text_only(recorded: RecordedEpisode) -> RecordedEpisode:
     """As an evaluation logs what a server generated that says nothing of tokens."""
     for attempt in recorded.episode.attempts:

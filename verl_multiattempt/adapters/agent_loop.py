@@ -14,7 +14,7 @@ from verl_multiattempt.adapters.compute_score import with_reward_function
 from verl_multiattempt.adapters.engine import VerlEngine
 from verl_multiattempt.adapters.episode_log import is_logged, make_writer, render_episode
 from verl_multiattempt.adapters.rendered_example import log_example, speaks_for_the_run
-from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope
+from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope, row_index
 from verl_multiattempt.chat.attempt_generator import AttemptGenerator, EpisodeError
 from verl_multiattempt.chat.layout_check import SAMPLE_TEXT
 from verl_multiattempt.chat.scaffold import ChatScaffold, resolve_scaffold
@@ -133,7 +133,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             if not isinstance(message.get("content"), str):
                 raise ValueError(f"prompt[].content must be text; got {message.get('content')!r:.200}")
         extra_info = kwargs.get("extra_info") or {}
-        index = _plain_index(extra_info.get("index"))
+        index = row_index(extra_info)
         key = prompt_key(prompt, index)
         validate = bool(kwargs.get(VALIDATE_FIELD, False))
         episode = Episode(
@@ -146,7 +146,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 validate=validate,
                 extra_info=extra_info,
             ),
-            question_id=f"{kwargs.get('data_source', '')}/{extra_info.get('index', key)}",
+            question_id=f"{kwargs.get('data_source', '')}/{key if index is None else index}",
         )
         question = question_of(kwargs)
         messages = open_messages(
@@ -253,7 +253,3 @@ def question_of(row: dict[str, Any]) -> Question:
         data_source=str(row.get("data_source", "")),
         extra_info=row.get("extra_info") or {},
     )
-
-
-def _plain_index(index: Any) -> int | str | None:
-    return index if index is None or isinstance(index, str | int) else str(index)

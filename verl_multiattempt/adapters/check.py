@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -88,6 +88,8 @@ def make_report(
     found.problems.extend(verl_problems(config))
     if found.settings is not None:
         _look_closer(report, config, found, row)
+        if found.settings_are_wrong:
+            report["notes"].append("where a setting is wrong, its default is taken for all that is shown here")
     # Messages of other libraries may have several lines.
     report["problems"] = [" ".join(problem.split()) for problem in found.problems]
     report["warnings"] = [" ".join(warning.split()) for warning in found.warnings]
@@ -181,15 +183,29 @@ def _tokens(report: Report, config: DictConfig, found: Inspection, sample: DataS
         report["data"] = sample.prompt_lengths(scaffold, settings)
 
 
-def _length_doubts(lengths: dict[str, Any]) -> list[str]:
+def _length_doubts(lengths: dict[str, Any]) -> Iterator[str]:
     limit, fit, largest = (lengths[key] for key in ("max_tokens_per_attempt", "attempts_that_fit", "largest_allowance"))
-    if limit is None or fit is None or fit >= largest:
-        return []
-    return [
-        f"data.max_response_length ({lengths['max_response_length']}) holds {fit} attempts of "
-        f"multiattempt.max_tokens_per_attempt ({limit}) with the feedback between them, and "
-        f"{largest} are allowed: long episodes are truncated"
-    ]
+    room, least = lengths["response_room"], lengths["min_tokens_per_attempt"]
+    each = lengths["tokens_of_each_attempt"][str(largest)]
+    key = f"data.max_response_length ({lengths['max_response_length']})"
+    if room < lengths["max_response_length"]:
+        key = f"the response after a prompt of full length ({room})"
+        yield (
+            f"actor_rollout_ref.rollout.max_model_len ({lengths['max_model_len']}) is below data.max_prompt_length + "
+            f"data.max_response_length ({lengths['max_prompt_length']} + {lengths['max_response_length']}): after a "
+            f"prompt of full length {room} tokens are left for the response"
+        )
+    if limit is not None and fit < largest:
+        yield (
+            f"{key} holds {fit} attempts of multiattempt.max_tokens_per_attempt ({limit}) with the feedback between "
+            f"them, and {largest} are allowed: long episodes are truncated"
+        )
+    elif largest > 1 and each < least:
+        yield (
+            f"{key} leaves {each} tokens for each of the {largest} attempts that are allowed, and feedback is given "
+            f"only if multiattempt.min_tokens_per_attempt ({least}) fit after it: episodes are truncated before their "
+            "last attempt"
+        )
 
 
 async def _verdicts(settings: Settings, sample: DataSample, validation: DataSample | None) -> dict[str, Any]:

@@ -101,6 +101,9 @@ def opened_prompt(scaffold: ChatScaffold, settings: Settings, row: Row) -> list[
 def lengths_of(config: DictConfig, scaffold: ChatScaffold, settings: Settings, largest: int) -> dict[str, Any]:
     """Lengths in tokens that decide on memory and on how many attempts there is room for.
 
+    ``response_room`` is what the longest prompt leaves of the engine's ``max_model_len``, where that is less than the
+    response may take.
+
     Args:
         config: the whole config.
         scaffold: for the tokens of opening and feedback.
@@ -110,20 +113,27 @@ def lengths_of(config: DictConfig, scaffold: ChatScaffold, settings: Settings, l
     bare = render(scaffold.tokenizer, _IMAGINARY["prompt"], scaffold.template_kwargs, add_generation_prompt=True)
     feedback = len(scaffold.between_attempts(feedback_text(settings.feedback, max(1, largest - 1))))
     prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
+    model_len = config.actor_rollout_ref.rollout.get("max_model_len")
+    room = response if model_len is None else max(0, min(response, int(model_len) - prompt))
+    longest = prompt + response if model_len is None else min(prompt + response, int(model_len))
     episodes = int(config.data.train_batch_size) * int(config.actor_rollout_ref.rollout.n)
     each = settings.max_tokens_per_attempt
     ks = [*range(1, min(largest, _MOST_ROOMS) + 1), *([largest] if largest > _MOST_ROOMS else [])]
     return {
         "max_prompt_length": prompt,
         "max_response_length": response,
+        "max_model_len": model_len,
+        "response_room": room,
         "opening_tokens": len(opened_prompt(scaffold, settings, _IMAGINARY)) - len(bare),
         "feedback_tokens": feedback,
+        "verifier_feedback_chars": settings.feedback.max_verifier_chars if settings.feedback.use_verifier_text else 0,
         "largest_allowance": largest,
-        "tokens_of_each_attempt": {str(k): max(0, (response - (k - 1) * feedback) // k) for k in ks},
+        "tokens_of_each_attempt": {str(k): max(0, (room - (k - 1) * feedback) // k) for k in ks},
         "max_tokens_per_attempt": each,
-        "attempts_that_fit": None if each is None else (response + feedback) // (each + feedback),
+        "min_tokens_per_attempt": settings.min_tokens_per_attempt,
+        "attempts_that_fit": None if each is None else (room + feedback) // (each + feedback),
         "episodes_per_step": episodes,
-        "tokens_per_step_at_most": episodes * (prompt + response),
+        "tokens_per_step_at_most": episodes * longest,
     }
 
 

@@ -98,6 +98,12 @@ def _lengths(report: dict[str, Any]) -> Iterator[str]:
         rows.append(("", f"in the data: longest {data['prompt_tokens_max']}, p99 {data['prompt_tokens_p99']} "
                          f"({some} of {data['num_rows']:,} rows, opening included)"))  # fmt: skip
     rows.append(("response", f"at most {response}, all attempts and {lengths['feedback_tokens']} for each feedback"))
+    if chars := lengths["verifier_feedback_chars"]:
+        rows.append(("", f"and up to {chars} characters of the verifier's in each (multiattempt.feedback."
+                         "use_verifier_text)"))  # fmt: skip
+    if (room := lengths["response_room"]) < response:
+        rows.append(("", f"after a prompt of {prompt} at most {room} (actor_rollout_ref.rollout.max_model_len is "
+                         f"{lengths['max_model_len']})"))  # fmt: skip
     room = [f"{k} of {each:,}" for k, each in lengths["tokens_of_each_attempt"].items()]
     rows.append(("attempts", "there is room for " + ", or ".join(room)))
     limit = lengths["max_tokens_per_attempt"]

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from verl_multiattempt.adapters.dataset_types import type_problem
 from verl_multiattempt.attempts import row_max_attempts
 from verl_multiattempt.chat.scaffold import ChatScaffold, render
 from verl_multiattempt.feedback import open_messages
@@ -67,13 +68,20 @@ def inspect_files(config: Any, key: str, settings: Settings, scaffold: ChatScaff
     """
     found = DataFiles()
     names = data_files(config, key)
+    with_rows: list[str] = []
     for name in names:
+        before = found.num_rows
         try:
             _inspect_file(name, _RowCheck(config, settings, scaffold), config, found)
         except _FileError as error:
             found.problems.extend(f"data.{key} must {sentence.format(name=name)}" for sentence in error.args)
         except (OSError, pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as error:
             found.problems.append(f"data.{key} must name readable parquet or JSON files; got {name!r}: {error}")
+        if found.num_rows > before:
+            with_rows.append(name)
+    # verl leaves files without rows out of the join.
+    if not found.problems and (problem := type_problem(key, [(name, _local(name, config)) for name in with_rows])):
+        found.problems.append(problem)
     if not found.problems and not found.num_rows:
         found.problems.append(f"data.{key} must name files with at least one row; got {names!r}. {_REMEDY_COLUMNS}")
     elif not found.problems and not found.num_kept:

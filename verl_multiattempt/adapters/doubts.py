@@ -146,4 +146,11 @@ def first_step_doubt(episodes: Sequence[Episode], num_rollouts: int) -> str | No
             f"all {len(episodes)} episodes of the first step were allowed 1 attempt: training is single-attempt; look "
             "at multiattempt.max_attempts, multiattempt.weights and the data's extra_info.max_attempts"
         )
+    allowed = [episode for episode in episodes if episode.max_attempts > 1 and not episode.solved_within(1)]
+    if allowed and all(episode.truncated and episode.attempts_used == 1 for episode in allowed):
+        return (
+            f"none of the {len(allowed)} unsolved episodes of the first step that were allowed several attempts had a "
+            "second one, since their conversations were full: training is single-attempt; raise "
+            "data.max_response_length, or set multiattempt.max_tokens_per_attempt"
+        )
     return None

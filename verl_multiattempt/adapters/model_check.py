@@ -48,9 +48,19 @@ def _tokenizer(config: DictConfig) -> Any:
     return tokenizer
 
 
-def check_response_length(config: DictConfig, settings: Settings, scaffold: ChatScaffold) -> None:
-    """Refuse a response length that cannot hold two short attempts and the feedback between them."""
-    largest = max(settings.max_attempts, settings.val_max_attempts or 1)
+def check_response_length(config: DictConfig, settings: Settings, scaffold: ChatScaffold, own: int = 1) -> None:
+    """Refuse a response length that cannot hold two short attempts and the feedback between them.
+
+    Args:
+        config: the whole config.
+        settings: the task's settings.
+        scaffold: for the tokens of the feedback.
+        own: the largest allowance that a row sets itself.
+
+    Raises:
+        ValueError: see above.
+    """
+    largest = max(settings.max_attempts, settings.val_max_attempts or 1, own)
     if largest == 1:
         return
     context = len(scaffold.between_attempts(feedback_text(settings.feedback, largest - 1)))
@@ -92,6 +102,13 @@ def check_context_length(config: DictConfig) -> None:
     from verl.workers.rollout.utils import get_max_position_embeddings
 
     model, rollout = config.actor_rollout_ref.model, config.actor_rollout_ref.rollout
+    prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
+    limit = rollout.get("max_model_len")
+    if limit is not None and limit <= prompt:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.max_model_len must be above data.max_prompt_length ({prompt}), or a prompt of "
+            f"that length leaves no token for an answer; got {limit}. Raise it, or lower data.max_prompt_length."
+        )
     try:
         local = copy_to_local(model.get("hf_config_path") or model.path, use_shm=model.get("use_shm", False))
         held = get_max_position_embeddings(
@@ -99,7 +116,6 @@ def check_context_length(config: DictConfig) -> None:
         )
     except Exception:  # no model there (the tokenizer's check says so), or one that does not tell its length
         return
-    limit = rollout.get("max_model_len")
     if limit is not None:
         # The agent loop knows this limit: episodes are truncated at it.
         if limit > held:
@@ -108,7 +124,6 @@ def check_context_length(config: DictConfig) -> None:
                 f"({held}); got {limit}. Lower it."
             )
         return
-    prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
     if prompt + response > held:
         raise ValueError(
             "data.max_prompt_length + data.max_response_length must be at most the model's max_position_embeddings "

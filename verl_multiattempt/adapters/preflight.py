@@ -26,10 +26,11 @@ from verl_multiattempt.adapters.model_check import (
     load_scaffold,
 )
 from verl_multiattempt.adapters.register import plugin_problem
+from verl_multiattempt.adapters.trainer_check import filter_metric_problem, trainer_problems
 from verl_multiattempt.adapters.wiring import REMEDY, wiring_problems
 from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.settings import SettingError, Settings
-from verl_multiattempt.settings_check import settings_problems
+from verl_multiattempt.settings_check import mend_settings
 from verl_multiattempt.verifier import check_verifier
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ class Inspection:
     warnings: list[str] = field(default_factory=list)
     """What is allowed and yet often not meant, one sentence each."""
     settings: Settings | None = None
-    """None where they are wrong."""
+    """None where they are wrong; with a thorough look, the default of each wrong one in its place."""
+    settings_are_wrong: bool = False
     scaffold: ChatScaffold | None = None
     """None where the tokenizer or its chat template cannot be used, or was not looked at."""
     data: dict[str, DataFiles] = field(default_factory=dict)
@@ -99,16 +101,23 @@ def inspect_config(config: DictConfig, *, thorough: bool = False) -> Inspection:
 
     Args:
         config: verl's whole config, as its main function gets it.
-        thorough: load the tokenizer and the data even where something is wrong already.
+        thorough: load the tokenizer and the data even where something is wrong already, and where it is the settings,
+            go on with the defaults of the wrong ones.
     """
     # Without the plugin there is no CPU stack either: one sentence for one cause.
     problem = _plugin(config) or _platform(config)
     found = Inspection(problems=[problem] if problem else [], warnings=list(wiring_doubts(config)))
     problems = found.problems
     problems.extend(wiring_problems(config))
-    settings = found.settings = _settings(config, problems)
-    if settings is None:
+    problems.extend(trainer_problems(config))
+    settings, wrong = _settings(config)
+    problems.extend(wrong)
+    found.settings_are_wrong = bool(wrong)
+    if wrong and not thorough:
         return found
+    found.settings = settings
+    if problem := filter_metric_problem(config, settings):
+        problems.append(problem)
     _attempt(problems, lambda: _verifier(settings))
     _attempt(problems, lambda: _episode_log(config, settings))
     found.warnings.extend(settings_doubts(config, settings))
@@ -129,16 +138,16 @@ def _attempt(problems: list[str], check: Callable[[], Any]) -> Any:
         return None
 
 
-def _settings(config: DictConfig, problems: list[str]) -> Settings | None:
+def _settings(config: DictConfig) -> tuple[Settings, list[str]]:
+    """The settings, of wrong ones the defaults, and what is wrong with them."""
     from verl_multiattempt.adapters.agent_loop import read_settings, settings_values
 
     try:
-        return read_settings(config)
+        return read_settings(config), []
     except SettingError:
-        problems.extend(settings_problems(settings_values(config)))
+        return mend_settings(settings_values(config))
     except ValueError as error:
-        problems.append(str(error))
-    return None
+        return Settings(), [str(error)]
 
 
 def _verifier(settings: Settings) -> None:
@@ -181,14 +190,17 @@ def _plugin(config: DictConfig) -> str | None:
 def _tokens_and_data(config: DictConfig, settings: Settings, found: Inspection) -> None:
     problems, scaffold = found.problems, found.scaffold
     assert scaffold is not None
-    _attempt(problems, lambda: check_response_length(config, settings, scaffold))
     if OmegaConf.select(config, "data.custom_cls.path") is not None:
+        _attempt(problems, lambda: check_response_length(config, settings, scaffold))
         found.warnings.append("data.custom_cls is set, so the rows are not checked before the start")
         found.warnings.extend(allowance_doubts(config, settings, None))
         return
     for key in ("train_files", "val_files"):
         found.data[key] = inspect_files(config, key, settings, scaffold)
-        problems.extend(found.data[key].problems)
+    own = max((number for files in found.data.values() for number in files.own_allowances), default=1)
+    _attempt(problems, lambda: check_response_length(config, settings, scaffold, own))
+    for files in found.data.values():
+        problems.extend(files.problems)
     _attempt(problems, lambda: check_own_allowances(settings, scaffold, found.data))
     train = found.data["train_files"]
     if not train.problems:

@@ -90,7 +90,7 @@ function drawSummary(name) {
     hint: `${label}, ${stepsText(point.first, point.last)}: ${percent(point.values[key])} of ` +
       plural(point.counts[key], key === "repeat" || key === "refinement" ? "retried attempt" : "episode"),
   }))});
-  const byAttempt = (key, label) => ({label, points: split.retries_by_k.map((point) => ({x: point.k, y: point[key],
+  const byAttempt = (key, label) => ({label, points: split.retries_by_k.filter((point) => key in point).map((point) => ({x: point.k, y: point[key],
     hint: `${label}, attempt ${point.k}: ${percent(point[key])} of ${plural(point.count, "retried attempt")}`}))});
   const pooled = split.steps_per_point > 1 ? `; a point is ${split.steps_per_point} steps` : "";
   const plots = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from verl_multiattempt.attempts import prompt_key, uniform_u64
+from verl_multiattempt.attempts import prompt_key, row_index, uniform_u64
 
 MEAN = "mean"
 """What the results call the mean over benchmarks; no benchmark may have this name."""
@@ -52,6 +52,8 @@ class Questions:
         self.limit = limit
         self.benchmarks: list[str] = []
         """The data sources, in the order of their first rows."""
+        self.num_own_allowances = 0
+        """Questions whose rows have ``extra_info.max_attempts``, which an evaluation does not heed."""
         sources, hashes = array("H"), array("Q")
         for row, where in self._read():
             if row.data_source not in self.benchmarks:
@@ -59,6 +61,7 @@ class Questions:
             sources.append(self.benchmarks.index(row.data_source))
             hashes.append(uniform_u64(row.question_id))
             _check_row(row, where)
+            self.num_own_allowances += row.extra_info.get("max_attempts") is not None
         if not sources:
             raise ValueError(f"data must hold at least one question; got none in {[str(file) for file in files]!r}")
         self._sources = np.frombuffer(sources, dtype=np.uint16)
@@ -155,7 +158,7 @@ def _make_row(values: dict[str, Any], number: int, where: str) -> QuestionRow:
         raise ValueError(f"{where}: prompt must be a list of messages with role and content; got {prompt!r:.200}")
     if not isinstance(extra, dict):
         raise ValueError(f"{where}: extra_info must be a mapping; got {extra!r:.200}")
-    index = _index(extra.get("index"))
+    index = row_index(extra)
     return QuestionRow(
         number=number,
         # As in training, where a row without an index is called by its prompt.
@@ -183,9 +186,3 @@ def _is_message(message: object) -> bool:
         and isinstance(message.get("content"), str)
         and bool(message["content"])
     )
-
-
-def _index(index: Any) -> int | str | None:
-    if index is None or (isinstance(index, float) and math.isnan(index)):
-        return None
-    return index if isinstance(index, str | int) else str(index)

@@ -88,6 +88,11 @@ class Runner:
         """
         if not self.num_left:
             return
+        if own := self._questions.num_own_allowances:
+            logger.warning(
+                "%d of %d questions have extra_info.max_attempts, which training and its validation heed and an "
+                "evaluation does not: all episodes of a run are allowed the same", own, len(self._questions),
+            )  # fmt: skip
         try:
             await self._engine.start(self._openings(), max_tokens=self._settings.max_tokens)
             if self._verifier is None:
