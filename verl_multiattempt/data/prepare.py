@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from verl_multiattempt import __version__
+from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.data import card as cards
+from verl_multiattempt.data.benchmarks import Columns
 from verl_multiattempt.data.exclude import read_evaluation_set, split_contaminated
 from verl_multiattempt.data.filters import ALL_LEVELS, draw_sample, level_filter, prompt_counter, split_duplicates
 from verl_multiattempt.data.gold_check import refused_golds
@@ -71,7 +73,8 @@ def prepare(preparation: Preparation, warn: Callable[[str], object] = logger.war
         The data card as written.
 
     Raises:
-        ValueError: a source cannot be read, rows cannot be used, or none is left.
+        UsageError: a source cannot be read, or has not the columns or levels that are asked for.
+        ValueError: rows cannot be used, or none is left.
         OSError: the file cannot be written.
     """
     tally = _Tally()
@@ -121,23 +124,50 @@ def prepare(preparation: Preparation, warn: Callable[[str], object] = logger.war
 def _read(preparation: Preparation, tally: _Tally, warn: Callable[[str], object]) -> tuple[list[Item], dict[str, Any]]:
     opened = open_source(preparation.source, preparation.columns.wanted())
     items: list[Item] = []
+    seen: set[str] = set()
     with _progress("rows read", opened.num_rows) as advance:
         for number, (place, row) in enumerate(_told(opened.rows, advance)):
             try:
                 if isinstance(row, ValueError):
                     raise ValueError(f"{place}: {row}")
+                seen |= row.keys()
                 items.append(read_item(place, number, row, preparation.columns))
             except ValueError as error:
                 tally.bad.append(str(error))
+            except RecursionError:
+                tally.bad.append(f"{place}: a row must hold nothing that is nested thousands deep")
             tally.counts["read"] += 1
     tally.counts["malformed"] = len(tally.bad)
     if not tally.counts["read"]:
-        raise PreparationError(f"--from must have at least one row; got none in {', '.join(preparation.source.names)}")
+        raise UsageError(f"--from must have at least one row; got none in {', '.join(preparation.source.names)}")
+    if seen:
+        _refuse_unknown_columns(preparation.columns, seen)
     _judge_bad(tally.bad, tally.counts["read"], preparation, warn)
     expected = preparation.published_rows
     if expected not in (None, tally.counts["read"]):
         warn(f"{preparation.name} was published with {expected:,} rows; {tally.counts['read']:,} were read")
     return items, opened.origin
+
+
+def _refuse_unknown_columns(columns: Columns, seen: set[str]) -> None:
+    """Where no row has a column that is needed, or one that was named: the argument is wrong, not each row.
+
+    Raises:
+        UsageError: there is such a column.
+    """
+    asked = {"question": columns.question, "gold": tuple(rule.column for rule in columns.gold),
+             "id-column": columns.source_id, "level-column": columns.level,
+             "subject-column": columns.subject}  # fmt: skip
+    for option, names in asked.items():
+        # An id, a level or a subject may be missing, but not where one column was named for it.
+        if not seen.intersection(names) and (option in ("question", "gold") or len(names) == 1):
+            got = f"{' or '.join(map(repr, names))}, which no row has"
+            raise UsageError(f"--{option} must name a column of the rows; got {got}. Columns read: {_listed(seen)}.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(map(repr, listed[:20])) + (" ..." if len(listed) > 20 else "")
 
 
 def _judge_bad(bad: list[str], read: int, preparation: Preparation, warn: Callable[[str], object]) -> None:
@@ -155,7 +185,7 @@ def _keep_levels(items: list[Item], preparation: Preparation, tally: _Tally) -> 
         return items
     if not any(item.level for item in items):
         looked = ", ".join(preparation.columns.level)
-        raise PreparationError(
+        raise UsageError(
             f"--level must go with rows that have a level; got {preparation.levels!r} and no level in the columns "
             f"{looked or '(none)'}. Name the column with --level-column, or ask for --level all."
         )
