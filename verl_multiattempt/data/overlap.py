@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 SHORTEST = 6
 """Words of a question that is looked for inside others; of fewer, many a question begins alike by chance."""
 _SPACING = re.compile(
-    r"\\[()\[\],!;: ]|\\(?:left|right|bigg?|quad|qquad|displaystyle|textstyle|limits|hfill|newline)(?![a-z])|\\\\"
+    r"\\(?:[()\[\],!;:\s]|\Z)|\\(?:left|right|bigg?|quad|qquad|displaystyle|textstyle|limits|hfill|newline)(?![a-z])|\\\\"
     r"|\\?\$|~"
 )
 _FONT = re.compile(r"\\(?:text|textbf|textit|emph|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")

@@ -12,12 +12,11 @@ from typing import Any
 from verl_multiattempt import __version__
 from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.data import card as cards
-from verl_multiattempt.data.benchmarks import Columns
 from verl_multiattempt.data.exclude import read_evaluation_set, split_contaminated
 from verl_multiattempt.data.filters import ALL_LEVELS, draw_sample, level_filter, prompt_counter, split_duplicates
 from verl_multiattempt.data.gold_check import refused_golds
 from verl_multiattempt.data.preparation import Preparation, recipe_preparation
-from verl_multiattempt.data.rows import Item, make_prompt, read_item, to_verl_row
+from verl_multiattempt.data.rows import Item, make_prompt, read_item, refuse_unknown_columns, to_verl_row
 from verl_multiattempt.data.sources import open_source
 
 logger = logging.getLogger(__name__)
@@ -141,33 +140,12 @@ def _read(preparation: Preparation, tally: _Tally, warn: Callable[[str], object]
     if not tally.counts["read"]:
         raise UsageError(f"--from must have at least one row; got none in {', '.join(preparation.source.names)}")
     if seen:
-        _refuse_unknown_columns(preparation.columns, seen)
+        refuse_unknown_columns(preparation.columns, seen)
     _judge_bad(tally.bad, tally.counts["read"], preparation, warn)
     expected = preparation.published_rows
     if expected not in (None, tally.counts["read"]):
         warn(f"{preparation.name} was published with {expected:,} rows; {tally.counts['read']:,} were read")
     return items, opened.origin
-
-
-def _refuse_unknown_columns(columns: Columns, seen: set[str]) -> None:
-    """Where no row has a column that is needed, or one that was named: the argument is wrong, not each row.
-
-    Raises:
-        UsageError: there is such a column.
-    """
-    asked = {"question": columns.question, "gold": tuple(rule.column for rule in columns.gold),
-             "id-column": columns.source_id, "level-column": columns.level,
-             "subject-column": columns.subject}  # fmt: skip
-    for option, names in asked.items():
-        # An id, a level or a subject may be missing, but not where one column was named for it.
-        if not seen.intersection(names) and (option in ("question", "gold") or len(names) == 1):
-            got = f"{' or '.join(map(repr, names))}, which no row has"
-            raise UsageError(f"--{option} must name a column of the rows; got {got}. Columns read: {_listed(seen)}.")
-
-
-def _listed(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(map(repr, listed[:20])) + (" ..." if len(listed) > 20 else "")
 
 
 def _judge_bad(bad: list[str], read: int, preparation: Preparation, warn: Callable[[str], object]) -> None:

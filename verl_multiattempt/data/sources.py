@@ -227,7 +227,9 @@ def _csv_row(names: list[str], cells: list[str], line: str) -> RowOrError:
     if bad := next((cell for cell in cells if _NO_UTF8.search(cell)), None):
         shown = bad.encode(errors="surrogateescape")
         return ValueError(f"a row must be UTF-8; got {shown!r:.100} in line {line}")
-    return {name: cell or None for name, cell in zip(names, cells, strict=True)}  # as a table's empty cell is read
+    return {
+        name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)
+    }  # as a table's empty cell is read
 
 
 READERS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[RowOrError]]] = {
