@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,30 +105,15 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         UsageError: the arguments, or files that they name, cannot work.
-        SystemExit: SIGTERM has ended it.
         ValueError, OSError: the dataset cannot be prepared.
     """
     try:
         preparation = preparation_of(args)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    with _sigterm_raises():
-        card = prepare(preparation, lambda text: print(f"multiattempt prepare: note: {text}", file=sys.stderr))
+    card = prepare(preparation, lambda text: print(f"multiattempt prepare: note: {text}", file=sys.stderr))
     _report(card, preparation)
     return 0
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM ends the command as an exception does, so that half a file and the verifier's processes go with it."""
-    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _gold_rule(text: str) -> GoldRule:
