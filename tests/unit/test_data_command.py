@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,7 @@ def test_summary_names_every_reason_and_set(here: Path, capsys: pytest.CaptureFi
         (["math500", "--sample", "0"], "--sample must be at least 1; got 0"),
         (["math500", "--level", "5-3"], "--level must be like 3-5"),
         (["math500", "--tokenizer", "t"], "--max-prompt-tokens and --tokenizer must be given together"),
+        (["math500", "--from", "no.jsonl"], "--from must name a file or folder that is there, or a dataset on the hub"),
     ],
 )
 def test_arguments_that_cannot_work_end_with_status_2(
@@ -82,25 +86,63 @@ def test_gold_that_is_no_rule_is_told_by_the_parser(here: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["math500", "--from", "none.jsonl"],
-            "--from must name a file or folder that is there, or a dataset on the hub",
-        ),
         (["math500", "--from", "a.jsonl"], "rows must be usable; got 1 of 1 that are not."),
-        (["math500", "--from", "a.jsonl", "--split", "test"], "--split must go with a folder or a name on the hub"),
         (["mine", "--from", "b.jsonl", "--out", "b.jsonl/x.parquet"], "[Errno "),
     ],
 )
 def test_failures_end_with_status_1_and_no_traceback(
     here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    write(here / "a.jsonl", [{"text": "?"}])
+    write(here / "a.jsonl", [{"problem": "?", "answer": None}])
     write(here / "b.jsonl", [{"problem": "?", "answer": 1}])
     assert main(["prepare", *words]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(f"multiattempt prepare: {message}")
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "test"], "--split must go with a folder or a name on the hub; got 'test' with files"),
+        (["--exclude", "noset"], "--exclude must name files or math_train, math500, "),
+        (["--question", "nope"], "--question must name a column of the rows; got 'nope', which no row has. "
+                                 "Columns read: 'answer', 'problem'."),
+        (["--gold", "nope:boxed"], "--gold must name a column of the rows; got 'nope', which no row has."),
+        (["--id-column", "nope"], "--id-column must name a column of the rows; got 'nope', which no row has."),
+        (["--level", "3"], "--level must go with rows that have a level; got '3' and no level in the columns level, "),
+        (["--max-prompt-tokens", "9", "--tokenizer", "./none"], "--tokenizer must name a tokenizer that can be loaded"),
+    ],
+)  # fmt: skip
+def test_arguments_that_do_not_go_with_the_files_end_with_status_2(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    write(here / "a.jsonl", [{"problem": "?", "answer": "1"}])
+    assert main(["prepare", "mine", "--from", "a.jsonl", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith(f"multiattempt prepare: {message}")
+    assert (captured.out, [path.name for path in here.iterdir()]) == ("", ["a.jsonl"])
+
+
+def test_sigterm_while_writing_leaves_no_half_written_file(here: Path) -> None:
+    write(here / "a.jsonl", [{"problem": f"What is {n}?", "answer": n} for n in range(10_000)])
+    code = """
+import os, signal, sys
+from verl_multiattempt.cli import main
+from verl_multiattempt.data import prepare
+real_row = prepare.to_verl_row
+def row(item, index, **arguments):
+    if index == 9_000:
+        assert [path for path in os.listdir() if path.endswith(".part")]
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real_row(item, index, **arguments)
+prepare.to_verl_row = row
+sys.exit(main(["prepare", "mine", "--from", "a.jsonl", "--no-check-golds"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    assert [path.name for path in here.iterdir()] == ["a.jsonl"]
 
 
 def test_system_message_suffix_and_id_column(here: Path) -> None:

@@ -17,6 +17,7 @@ from verl_multiattempt.data.gold import (
     from_field,
     from_first,
     from_hashes,
+    looks_like_a_container,
     parse_gold_rule,
 )
 
@@ -113,6 +114,57 @@ def test_answer_without_hashes_is_named(answer: Any) -> None:
 )
 def test_first_of_a_list_or_the_value_alone(value: Any, gold: str) -> None:
     assert from_first(value) == gold
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("['$2$' '$3$']", "2"),
+        ("['$2$'\n '$3$']", "2"),
+        ("['$2$', '$3$']", "2"),
+        (r"['$\\frac{1}{2}$']", r"\frac{1}{2}"),
+        ('["1", "2"]', "1"),
+        (r'["$\\frac{1}{2}$"]', r"\frac{1}{2}"),
+        ("""["it's", 'b']""", "it's"),
+        ("[1. 2.]", "1"),
+        (" [3, 4] ", "3"),
+        ("$[3, 4]$", "[3, 4]"),
+    ],
+)
+def test_list_in_a_cell_of_text_is_read(text: str, gold: str) -> None:
+    assert from_first(text) == gold
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[", "[0, 1)", "['a''b']", "[x]", "[[1]]", "['a']]", r"['$\sqrt2$']", r'["$\frac12$"]', r'["$\neq 2$"]',
+     "[" * 100_000, f"[{'9' * 5000}]"],
+)  # fmt: skip
+def test_text_that_begins_like_a_list_and_is_none_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^must "):
+        from_first(text)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    ["['$2$' '$3$']", '["1", "2"]', "{'a': 1}", "('1',)", "array(['2'], dtype=object)", "[1 2 3]", r"['x\'y']"],
+)
+def test_gold_that_is_a_container_as_text(gold: str) -> None:
+    assert looks_like_a_container(gold)
+
+
+@pytest.mark.parametrize("gold", ["[1, 2]", "[0, 1)", "(1, 2)", r"\{1, 2\}", "f'(x)", "{2}", "(a)", "[3]"])
+def test_answer_in_brackets_is_no_container(gold: str) -> None:
+    assert not looks_like_a_container(gold)
+
+
+@pytest.mark.parametrize("value", [Decimal("9" * 5000), Decimal("1e5000"), 10**400])
+def test_number_of_thousands_of_digits(value: Any) -> None:
+    if value == 10**400:
+        assert from_field(value) == str(value)
+        return
+    with pytest.raises(ValueError, match=r"^must be a number of fewer digits; got \d"):
+        from_field(value)
 
 
 @pytest.mark.parametrize("value", [[], [None], [""], [["1"]], None])

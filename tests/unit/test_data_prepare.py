@@ -17,9 +17,11 @@ import pyarrow.parquet
 import pytest
 
 from verl_multiattempt import __version__
+from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.data import card as cards
 from verl_multiattempt.data import prepare as prepare_module
 from verl_multiattempt.data.benchmarks import RECIPES, Columns
+from verl_multiattempt.data.gold import GoldRule
 from verl_multiattempt.data.preparation import Preparation, recipe_preparation
 from verl_multiattempt.data.prepare import STAGES, PreparationError, prepare, prepare_benchmark
 from verl_multiattempt.data.rows import schema
@@ -290,13 +292,7 @@ def test_solution_taken_for_the_gold_is_told_with_the_way_out(
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [
-        ([], {}, "--from must have at least one row; got none in "),
-        ([{"a": 1}, {}], {"skip_bad": True}, "rows must be usable; got 2 of 2 that are not.\n"),
-        (
-            [good(1)],
-            {"levels": "3-5"},
-            "--level must go with rows that have a level; got '3-5' and no level in the col",
-        ),
+        ([{"problem": 1, "answer": 1}, {}], {"skip_bad": True}, "rows must be usable; got 2 of 2 that are not.\n"),
         ([good(1, level=1)], {"levels": "3-5"}, "a file must have at least one row; got none of 1 read, 1 level"),
     ],
 )
@@ -306,6 +302,88 @@ def test_nothing_to_write_is_an_error(
     with pytest.raises(PreparationError) as caught:
         prepare(make(jsonl(rows), **changes))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        ([], {}, "--from must have at least one row; got none in "),
+        (
+            [{"a": 1}, {}],
+            {"skip_bad": True},
+            "--question must name a column of the rows; got 'problem' or 'question', ",
+        ),
+        (
+            [{"problem": "a"}],
+            {},
+            "--gold must name a column of the rows; got 'answer' or 'solution', which no row has.",
+        ),
+        (
+            [good(1)],
+            {"levels": "3-5"},
+            "--level must go with rows that have a level; got '3-5' and no level in the col",
+        ),
+    ],
+)
+def test_rows_without_what_the_arguments_ask_for(
+    make: Callable[..., Preparation], jsonl: Callable[..., Path], rows: list[Row], changes: Row, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        prepare(make(jsonl(rows), **changes))
+    assert str(caught.value).startswith(message)
+
+
+def test_list_taken_for_the_gold_is_refused_with_the_way_out(make: Callable[..., Preparation], tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("problem,final_answer\nQ one?,['$2$' '$3$']\nQ two?,['$\\\\frac{1}{2}$']\n", encoding="utf-8")
+    field, first = (Columns(gold=(GoldRule(column="final_answer", how=how),)) for how in ("field", "first"))
+    with pytest.raises(PreparationError) as caught:
+        prepare(make(path, columns=field, check_golds=True))
+    assert "rows must be usable; got 2 of 2 that are not." in str(caught.value)
+    assert "gold must be an answer, no list or dictionary as text; got " in str(caught.value)
+    assert "Use --gold COLUMN:first." in str(caught.value)
+    preparation = make(path, columns=first, check_golds=True)
+    prepare(preparation)
+    assert [row["reward_model"]["ground_truth"] for row in rows_of(preparation.out)] == ["2", r"\frac{1}{2}"]
+
+
+def test_gold_of_a_csv_row_without_an_answer_is_in_the_solutions_box(
+    make: Callable[..., Preparation], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("problem,answer,solution\nQ?,,so \\boxed{7}\nR?,8,so \\boxed{9}\n", encoding="utf-8")
+    preparation = make(path)
+    prepare(preparation)
+    assert [row["reward_model"]["ground_truth"] for row in rows_of(preparation.out)] == ["7", "8"]
+
+
+# Deeper than the JSON reader goes, as deep as it goes, and what its values are shown with.
+@pytest.mark.parametrize("depth", [100, 480, 900, 1_500, 3_000, 9_000, 100_000])
+def test_row_with_a_value_that_is_nested_deep_is_left_out(
+    make: Callable[..., Preparation], jsonl: Callable[..., Path], depth: int
+) -> None:
+    source = jsonl([good(1), good(2)])
+    with source.open("a", encoding="utf-8") as file:
+        file.write(f'{{"problem": {"[" * depth}{"]" * depth}, "answer": 1}}\n{"[" * depth}{"]" * depth}\n')
+    counts = prepare(make(source, skip_bad=True))["counts"]
+    assert (counts["malformed"], counts["written"]) == (2, 2)
+
+
+def test_bytes_and_digits_that_cannot_be_read_are_left_out_and_named(
+    make: Callable[..., Preparation], jsonl: Callable[..., Path]
+) -> None:
+    source = jsonl([good(1)])
+    source.write_bytes(
+        source.read_bytes() + b'{"problem": "caf\xe9?", "answer": 1}\n'
+        + f'{{"problem": "How many?", "answer": {"7" * 5000}}}\n'.encode()
+    )  # fmt: skip
+    notes: list[str] = []
+    card = prepare(make(source, skip_bad=True), notes.append)
+    assert (card["counts"]["read"], card["counts"]["malformed"], card["counts"]["written"]) == (3, 2, 1)
+    assert card["bad_rows"][0].startswith(f"{source}, row 1: a row must be UTF-8; got b'")
+    assert card["bad_rows"][0].endswith("in line 2: invalid continuation byte")
+    assert card["bad_rows"][1] == (
+        f"{source}, row 2 (id '2'): answer must be a number of fewer digits; got {'7' * 60}...")  # fmt: skip
 
 
 # Filters together, and the counts.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_line_that_is_no_json_is_an_error_in_its_place(tmp_path: Path) -> None:
     source = opened(path)
     rows = list(source.rows)
     assert [isinstance(row, ValueError) for _, row in rows] == [False, True, True, False, True]
-    assert str(rows[1][1]).startswith("a row must be JSON; got '{broken': Expecting property name")
+    assert str(rows[1][1]).startswith("a row must be JSON; got '{broken' in line 2: Expecting property name")
     assert str(rows[2][1]) == "a row must be a JSON object; got [1]"
     assert "nested thousands deep" in str(rows[4][1])
 
@@ -89,6 +90,62 @@ def test_csv_line_with_other_fields_than_the_first_is_an_error_in_its_place(tmp_
     ]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "json"])
+def test_bytes_that_are_no_utf8_are_an_error_of_their_row(tmp_path: Path, suffix: str) -> None:
+    rows = [{"problem": problem, "answer": "1"} for problem in ("a", "caf\xe9", "b")]
+    path = write(tmp_path / f"a.{suffix}", rows)
+    content = path.read_bytes()
+    assert content.count("\xe9".encode()) == (suffix != "json")
+    path.write_bytes(content.replace("\xe9".encode(), b"\xe9").replace(b"\\u00e9", b"\xe9"))
+    read = [row for _, row in opened(path).rows]
+    assert (read[0], read[2]) == (rows[0], rows[2])
+    if suffix == "json":  # told when the row is read, as every lone surrogate is
+        assert read[1] == {"problem": "caf\udce9", "answer": "1"}
+    else:
+        line = {"jsonl": 2, "csv": 3}[suffix]
+        assert str(read[1]).startswith("a row must be UTF-8; got b")
+        assert r"caf\xe9" in str(read[1])
+        assert f"in line {line}" in str(read[1])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_integer_of_thousands_of_digits_leaves_the_other_rows(tmp_path: Path, suffix: str) -> None:
+    digits = "9" * 5000
+    lines = ['{"problem": "a", "answer": "1"}', f'{{"problem": "b", "answer": {digits}}}', '{"problem": "c"}']
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("\n".join(lines) if suffix == "jsonl" else f"[{', '.join(lines)}]", encoding="utf-8")
+    read = [row for _, row in opened(path).rows]
+    assert read == [{"problem": "a", "answer": "1"}, {"problem": "b", "answer": Decimal(digits)}, {"problem": "c"}]
+
+
+def test_csv_row_with_a_stray_quote_is_an_error_in_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('problem,answer\n"a\nb",1\n"c"d,2\ne,3\n', encoding="utf-8")
+    assert [row for _, row in opened(path).rows if isinstance(row, dict)] == [
+        {"problem": "a\nb", "answer": "1"}, {"problem": "e", "answer": "3"}]  # fmt: skip
+    assert problems(opened(path)) == [f"{path}, row 1: a row must be CSV; got ',' expected after '\"' in line 4"]
+
+
+def test_csv_text_without_an_end_swallows_no_rows_silently(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('problem,answer\na,1\n"b,2\nc,3\n', encoding="utf-8")
+    with pytest.raises(SourceError, match=r"must have an end of each quoted text; got none of one in lines 3 to 4$"):
+        list(opened(path).rows)
+
+
+def test_csv_column_named_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("problem,answer,problem\na,1,b\n", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"must have different names of columns; got problem more than once$"):
+        list(opened(path).rows)
+
+
+def test_empty_csv_cell_is_a_missing_value(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('problem,answer\na,\n\nb," "\nc,""\n', encoding="utf-8")
+    assert [row for _, row in opened(path).rows] == [{"problem": each, "answer": None} for each in "abc"]
+
+
 def test_csv_field_of_a_megabyte(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", [{"problem": "x" * 1_000_000, "answer": "1"}])
     assert problems(opened(path)) == []
@@ -97,7 +154,7 @@ def test_csv_field_of_a_megabyte(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [("a.parquet", b"PAR1 no"), ("a.parquet", b""), ("a.json", b"[{}"), ("a.jsonl", b"\xff\xfe{}"),
-     ("a.csv", b'problem\n"a\nb'), ("a.csv", b"\xff")],
+     ("a.json", b"[" * 100_000)],
 )  # fmt: skip
 def test_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
@@ -105,7 +162,10 @@ def test_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, con
     with pytest.raises(SourceError) as caught:
         list(opened(path).rows)
     kind = path.suffix.removeprefix(".")
-    assert str(caught.value).startswith(f"--from must name readable {kind} files; got {str(path)!r}: ")
+    if len(content) < 100_000:
+        assert str(caught.value).startswith(f"--from must name readable {kind} files; got {str(path)!r}: ")
+    else:
+        assert str(caught.value) == f"--from must name JSON files that are not nested thousands deep; got {str(path)!r}"
     assert "\n" not in str(caught.value)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -49,9 +52,10 @@ def write(out: Path, rows: Iterable[dict[str, Any]], card: dict[str, Any]) -> di
 
     Raises:
         OSError: they cannot be written; what was there before is still there.
+        SystemExit: SIGTERM came; what was there before is still there, and nothing else.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _half_written(out) as new_parquet, _half_written(card_path(out)) as new_card:
+    with _sigterm_raises(), _half_written(out) as new_parquet, _half_written(card_path(out)) as new_card:
         _write_parquet(new_parquet, rows)
         # The name alone: the two files may be moved together.
         card = {**card, "output": {"file": out.name, **fingerprint(new_parquet)}}
@@ -84,3 +88,17 @@ def _half_written(path: Path) -> Iterator[Path]:
         yield half
     finally:
         half.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM ends the process as an exception does, so that half a file goes with it."""
+    main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

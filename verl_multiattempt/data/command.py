@@ -31,8 +31,11 @@ examples:
   multiattempt prepare mine --from a.csv b.csv --question text --gold solution:boxed --sample 1000
 
 --exclude drops a question that has the same normal text as one of an evaluation set (case, spacing and LaTeX spelling
-aside), or that shares --overlap of the n-grams of the shorter of the two; one of fewer than --ngram words is compared
-by its normal text alone. The exit status is 1 where rows cannot be used or nothing can be read or written.
+aside), or that shares --overlap of the n-grams of the shorter of the two, or that has the whole of one of 6 words or
+more but fewer than --ngram; one of fewer than 6 is found by its normal text alone.
+
+The exit status is 2 where arguments, or the files, columns or levels that they name, cannot work, and 1 where rows
+cannot be used, the hub cannot be reached or nothing can be written.
 """
 _WORDS = {
     "malformed": "malformed",
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status, 0.
 
     Raises:
-        UsageError: the arguments cannot work.
+        UsageError: the arguments, or files that they name, cannot work.
         ValueError, OSError: the dataset cannot be prepared.
     """
     try:

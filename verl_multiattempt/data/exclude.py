@@ -11,7 +11,7 @@ from verl_multiattempt.data.benchmarks import QUESTION_COLUMNS, RECIPES
 from verl_multiattempt.data.card import read_card
 from verl_multiattempt.data.overlap import Match, QuestionIndex
 from verl_multiattempt.data.rows import Item, question_of
-from verl_multiattempt.data.sources import OpenSource, Source, SourceError, open_source
+from verl_multiattempt.data.sources import LoadError, OpenSource, Source, SourceError, open_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,7 @@ def read_evaluation_set(name: str, *, n: int, share: float) -> EvaluationSet:
 
     Raises:
         SourceError: it cannot be read, or a row has no question: an evaluation set is taken whole or not at all.
+        LoadError: the hub does not give it.
     """
     index = QuestionIndex(n=n, share=share)
     try:
@@ -44,8 +45,8 @@ def read_evaluation_set(name: str, *, n: int, share: float) -> EvaluationSet:
             if isinstance(row, ValueError):
                 raise ValueError(f"{place}: {row}")
             index.add(_question(row, columns, place).removesuffix(suffix), place)
-    except SourceError as error:
-        raise SourceError(str(error).replace("--from", "--exclude")) from error
+    except (SourceError, LoadError) as error:
+        raise type(error)(str(error).replace("--from", "--exclude")) from error
     except ValueError as error:
         raise SourceError(f"--exclude must name evaluation sets whose rows have a question; got {error}") from error
     if not len(index):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.data.overlap import normal_text, tokens_of
 from verl_multiattempt.data.rows import Item
 
@@ -63,7 +64,7 @@ def prompt_counter(tokenizer_name: str) -> Callable[[Sequence[Mapping[str, Any]]
         tokenizer_name: of a model on the hub, or its folder.
 
     Raises:
-        ValueError: the tokenizer cannot be loaded, or has no chat template that can be used.
+        UsageError: the tokenizer cannot be loaded, or has no chat template that can be used.
     """
     from transformers import AutoTokenizer
 
@@ -76,11 +77,11 @@ def prompt_counter(tokenizer_name: str) -> Callable[[Sequence[Mapping[str, Any]]
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
     except Exception as error:  # of the hub, the network or the files
         why = " ".join(str(error).split())[:300]
-        raise ValueError(
+        raise UsageError(
             f"--tokenizer must name a tokenizer that can be loaded; got {tokenizer_name!r}: {why}"
         ) from error
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(f"--tokenizer must name a tokenizer with a chat template; got {tokenizer_name!r} without one")
+        raise UsageError(f"--tokenizer must name a tokenizer with a chat template; got {tokenizer_name!r} without one")
     scaffold = resolve_scaffold(
         tokenizer, sample_feedback=feedback_text(settings.feedback, max(1, settings.max_attempts - 1))
     )

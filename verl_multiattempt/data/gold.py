@@ -2,8 +2,11 @@ r"""Finding the gold answer in a published row: in a column of its own, in ``\bo
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +18,14 @@ from verl_multiattempt.math_verifier.decide import published_gold
 # MATH has boxes without braces, \boxed 7, and a few that are called \fbox or \framebox.
 _OTHER_BOX = re.compile(r"\\(?:fbox|framebox)(?=\s*\{)")
 _BARE_BOX = re.compile(r"\\f?boxed\s+([^\s${}\\.,]+)")
+# A list as text: by Python's repr, with commas, or numpy's, without.
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_ELEMENT = rf"""(?:{_QUOTED}|[^\s,'"\[\]]+)"""
+_LIST_TEXT = re.compile(rf"\[\s*(?:({_ELEMENT})(?:(?:\s*,\s*|\s+){_ELEMENT})*\s*,?\s*)?\]", flags=re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTAINER = re.compile(
+    rf"[\[({{]\s*[bru]?{_QUOTED}\s*[\s,:\])}}]|(?:array|dtype)\s*\(|\[\s*-?[\d.]+(?:\s+-?[\d.]+)+\s*\]$"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +92,14 @@ def from_field(value: Any) -> str:
 
 
 def _number_text(value: float | Decimal) -> str:
-    if not math.isfinite(value):
+    finite = value.is_finite() if isinstance(value, Decimal) else isinstance(value, int) or math.isfinite(value)
+    if not finite:
         raise ValueError(f"must be a finite number; got {value!r}")
     if value == int(value):
-        return str(int(value))
+        try:
+            return str(int(value))
+        except ValueError:  # Python writes no number of more than 4,300 digits
+            raise ValueError(f"must be a number of fewer digits; got {str(value)[:60]}...") from None
     return f"{value:f}" if isinstance(value, Decimal) else repr(value)
 
 
@@ -123,16 +138,57 @@ def from_hashes(value: Any) -> str:
 def from_first(value: Any) -> str:
     """The first element of a list, or the value where it is none (some copies of a dataset hold it alone).
 
+    Text that begins with a bracket is a list as CSV files hold it: JSON, or the repr of Python or numpy.
+
     Raises:
-        ValueError: the list is empty, or see `from_field`; the sentence goes on after the column's name.
+        ValueError: the list is empty or cannot be read, or see `from_field`; the sentence goes on after the column's
+            name.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _list_of_text(value.strip())
     if isinstance(value, list | tuple):
         if not value:
             raise ValueError(f"must have at least one element; got {value!r}")
         value = value[0]
     return from_field(value)
+
+
+def _list_of_text(text: str) -> list[Any]:
+    r"""The list that ``text`` is, or the first element of it alone.
+
+    Raises:
+        ValueError: it is none, or one whose backslashes are not doubled, as JSON and a repr have them.
+    """
+    must = f"must be a list as JSON or Python writes it, with backslashes doubled; got {text!r:.100}"
+    try:
+        elements = json.loads(text)
+    except (ValueError, RecursionError):
+        elements = _repr_of_list(text, must)
+    if any(isinstance(each, str) and _CONTROL.search(each) for each in elements):
+        raise ValueError(must)  # the form feed that \frac becomes, the new line of \neq
+    return list(elements)
+
+
+def _repr_of_list(text: str, must: str) -> list[Any]:
+    # Not by literal_eval as a whole: it joins numpy's 'a' 'b', which has no comma, to one text.
+    match = _LIST_TEXT.fullmatch(text)
+    if match is None:
+        raise ValueError(must)
+    if match[1] is None:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of an escape that is none, such as \s
+        try:
+            return [ast.literal_eval(match[1])]
+        except (ValueError, SyntaxError, Warning) as error:
+            raise ValueError(must) from error
+
+
+def looks_like_a_container(gold: str) -> bool:
+    """Whether a gold is a whole list, dictionary or array as Python writes it, which no answer is equal to."""
+    return _CONTAINER.match(gold) is not None
 
 
 def _tail(value: Any) -> str:

@@ -1,10 +1,11 @@
-r"""The verifier's word on each gold: given in ``\boxed{}``, it must be CORRECT."""
+r"""The verifier's word on each gold: given in ``\boxed{}``, it must be CORRECT, and it must be no list."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 
+from verl_multiattempt.data.gold import looks_like_a_container
 from verl_multiattempt.data.rows import Item
 from verl_multiattempt.settings import VerifierSettings
 from verl_multiattempt.verifier import Outcome, Question, make_verifier, verify_all
@@ -31,7 +32,10 @@ async def _refused(items: Sequence[Item], advance: Callable[[int], object]) -> l
                 verifier, ((f"\\boxed{{{item.gold}}}", Question(ground_truth=item.gold)) for item in chunk)
             )
             for item, verdict in zip(chunk, verdicts, strict=True):
-                if verdict.outcome is not Outcome.CORRECT:
+                if looks_like_a_container(item.gold):  # and so is correct against itself, and against nothing else
+                    must = "gold must be an answer, no list or dictionary as text"
+                    refused.append((item, f"{item.where}: {must}; got {_shown(item.gold)}. Use --gold COLUMN:first."))
+                elif verdict.outcome is not Outcome.CORRECT:
                     must = "gold must be CORRECT in \\boxed{} by the verifier"
                     got = f"{verdict.outcome} for {_shown(item.gold)}{f' ({verdict.detail})' if verdict.detail else ''}"
                     refused.append((item, f"{item.where}: {must}; got {got}{_remedy(item.gold)}"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from verl_multiattempt.data.sources import OpenSource, RowOrError, Source, SourceError, fingerprint, one_line
+from verl_multiattempt.data.sources import LoadError, OpenSource, RowOrError, Source, SourceError, fingerprint, one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -22,7 +22,8 @@ def open_dataset(source: Source, path: str, wanted: tuple[str, ...], *, folder: 
         folder: the folder, if it is one.
 
     Raises:
-        SourceError: it cannot be loaded, or its split is not named and there are several.
+        SourceError: there is no such dataset, configuration or split, or its split is not named and there are several.
+        LoadError: it cannot be loaded.
     """
     if folder is not None and source.revision:
         raise SourceError(f"--revision must go with a name on the hub; got {source.revision!r} with a folder")
@@ -54,7 +55,7 @@ def _load(source: Source, path: str) -> tuple[str, Any]:
     try:
         loaded = datasets.load_dataset(path, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # of the network, the hub, the files or the builder; each library has its own
-        raise SourceError(_sentence(source, error)) from error
+        raise _as_told(source, error) from error
     if source.split:
         return source.split, loaded
     if len(loaded) > 1:
@@ -62,23 +63,25 @@ def _load(source: Source, path: str) -> tuple[str, Any]:
     return next(iter(loaded.items()))
 
 
-def _sentence(source: Source, error: Exception) -> str:
+def _as_told(source: Source, error: Exception) -> SourceError | LoadError:
     """What was wrong, and what to do about it."""
     name, message = source.names[0], one_line(error)
     if "Unknown split" in message or "is not a valid split" in message:
-        return f"--split must be a split of {name}; got {source.split!r}: {message}"
+        return SourceError(f"--split must be a split of {name}; got {source.split!r}: {message}")
     if "BuilderConfig" in message or "Config name is missing" in message:
-        return f"--config must be a configuration of {name}; got {source.config!r}: {message}"
+        return SourceError(f"--config must be a configuration of {name}; got {source.config!r}: {message}")
+    kind: type[SourceError] | type[LoadError] = LoadError
     if _status(error) in (401, 403) or "gated" in message.lower():
         remedy = "Where it is gated, accept its terms on the hub and log in (hf auth login, or set HF_TOKEN)."
     elif type(error).__name__ == "DatasetNotFoundError":
+        kind = SourceError
         remedy = "Check the name; where it is private or gated, log in (hf auth login, or set HF_TOKEN)."
     elif isinstance(error, ConnectionError) or "reach" in message or "connect" in message.lower():
         remedy = "Without a network, download it elsewhere and name the files or the folder with --from."
     else:
         remedy = ""
     must = "--from must name a dataset that can be loaded"
-    return f"{must}; got {name!r}: {message.rstrip('.')}" + (f". {remedy}" if remedy else "")
+    return kind(f"{must}; got {name!r}: {message.rstrip('.')}" + (f". {remedy}" if remedy else ""))
 
 
 def _status(error: BaseException | None) -> int | None:

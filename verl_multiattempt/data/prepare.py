@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from verl_multiattempt import __version__
+from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.data import card as cards
 from verl_multiattempt.data.exclude import read_evaluation_set, split_contaminated
 from verl_multiattempt.data.filters import ALL_LEVELS, draw_sample, level_filter, prompt_counter, split_duplicates
 from verl_multiattempt.data.gold_check import refused_golds
 from verl_multiattempt.data.preparation import Preparation, recipe_preparation
-from verl_multiattempt.data.rows import Item, make_prompt, read_item, to_verl_row
+from verl_multiattempt.data.rows import Item, make_prompt, read_item, refuse_unknown_columns, to_verl_row
 from verl_multiattempt.data.sources import open_source
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ def prepare(preparation: Preparation, warn: Callable[[str], object] = logger.war
         The data card as written.
 
     Raises:
-        ValueError: a source cannot be read, rows cannot be used, or none is left.
+        UsageError: a source cannot be read, or has not the columns or levels that are asked for.
+        ValueError: rows cannot be used, or none is left.
         OSError: the file cannot be written.
     """
     tally = _Tally()
@@ -121,18 +123,24 @@ def prepare(preparation: Preparation, warn: Callable[[str], object] = logger.war
 def _read(preparation: Preparation, tally: _Tally, warn: Callable[[str], object]) -> tuple[list[Item], dict[str, Any]]:
     opened = open_source(preparation.source, preparation.columns.wanted())
     items: list[Item] = []
+    seen: set[str] = set()
     with _progress("rows read", opened.num_rows) as advance:
         for number, (place, row) in enumerate(_told(opened.rows, advance)):
             try:
                 if isinstance(row, ValueError):
                     raise ValueError(f"{place}: {row}")
+                seen |= row.keys()
                 items.append(read_item(place, number, row, preparation.columns))
             except ValueError as error:
                 tally.bad.append(str(error))
+            except RecursionError:
+                tally.bad.append(f"{place}: a row must hold nothing that is nested thousands deep")
             tally.counts["read"] += 1
     tally.counts["malformed"] = len(tally.bad)
     if not tally.counts["read"]:
-        raise PreparationError(f"--from must have at least one row; got none in {', '.join(preparation.source.names)}")
+        raise UsageError(f"--from must have at least one row; got none in {', '.join(preparation.source.names)}")
+    if seen:
+        refuse_unknown_columns(preparation.columns, seen)
     _judge_bad(tally.bad, tally.counts["read"], preparation, warn)
     expected = preparation.published_rows
     if expected not in (None, tally.counts["read"]):
@@ -155,7 +163,7 @@ def _keep_levels(items: list[Item], preparation: Preparation, tally: _Tally) -> 
         return items
     if not any(item.level for item in items):
         looked = ", ".join(preparation.columns.level)
-        raise PreparationError(
+        raise UsageError(
             f"--level must go with rows that have a level; got {preparation.levels!r} and no level in the columns "
             f"{looked or '(none)'}. Name the column with --level-column, or ask for --level all."
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.data.benchmarks import Columns
 from verl_multiattempt.data.gold import find_gold
 
@@ -64,6 +65,27 @@ def read_item(place: str, number: int, row: Mapping[str, Any], columns: Columns)
         return item
     except ValueError as error:
         raise ValueError(f"{place} (id {source_id!r}): {error}") from error
+
+
+def refuse_unknown_columns(columns: Columns, seen: set[str]) -> None:
+    """Where no row has a column that is needed, or one that was named: the argument is wrong, not each row.
+
+    Raises:
+        UsageError: there is such a column.
+    """
+    asked = {"question": columns.question, "gold": tuple(rule.column for rule in columns.gold),
+             "id-column": columns.source_id, "level-column": columns.level,
+             "subject-column": columns.subject}  # fmt: skip
+    for option, names in asked.items():
+        # An id, a level or a subject may be missing, but not where one column was named for it.
+        if not seen.intersection(names) and (option in ("question", "gold") or len(names) == 1):
+            got = f"{' or '.join(map(repr, names))}, which no row has"
+            raise UsageError(f"--{option} must name a column of the rows; got {got}. Columns read: {_listed(seen)}.")
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(map(repr, listed[:20])) + (" ..." if len(listed) > 20 else "")
 
 
 def source_id_of(row: Mapping[str, Any], number: int, columns: Columns) -> str:

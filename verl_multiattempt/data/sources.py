@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from verl_multiattempt.cli_errors import UsageError
 
 Row = dict[str, Any]
 RowOrError = Row | ValueError
 """A row, or why there is none in its place."""
 
 _BATCH_SIZE = 1024
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", flags=re.ASCII)
 
 
-class SourceError(ValueError):
-    """A source cannot be read; the message is one sentence."""
+class SourceError(UsageError):
+    """A source cannot be read as it is named; the message is one sentence."""
+
+
+class LoadError(ValueError):
+    """A source could not be loaded, though its name may be right; the message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +63,7 @@ def open_source(source: Source, wanted: tuple[str, ...]) -> OpenSource:
 
     Raises:
         SourceError: it cannot be opened. Reading its rows raises it as well.
+        LoadError: the hub does not give it.
     """
     paths = [Path(name).expanduser() for name in source.names]
     if all(path.is_file() for path in paths):
@@ -113,6 +123,8 @@ def read_file(name: str, path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         what = path.suffix.removeprefix(".")
         raise SourceError(f"--from must name readable {what} files; got {name!r}: {one_line(error)}") from error
+    except RecursionError as error:
+        raise SourceError(f"--from must name JSON files that are not nested thousands deep; got {name!r}") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -125,27 +137,45 @@ def _as_row(value: Any) -> RowOrError:
     return value if isinstance(value, dict) else ValueError(f"a row must be a JSON object; got {value!r:.100}")
 
 
+def _integer(digits: str) -> int | Decimal:
+    try:
+        return int(digits)
+    except ValueError:  # more than 4,300 digits: only where it is the gold is the row of no use
+        return Decimal(digits)
+
+
 def _read_jsonl(path: Path, wanted: tuple[str, ...]) -> Iterator[RowOrError]:
-    # Lines end at \n alone: JSON texts may contain U+2028 and its like as they are.
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for line in file:
-            if line.strip():
-                try:
-                    row = _as_row(json.loads(line))
-                except json.JSONDecodeError as error:
-                    row = ValueError(f"a row must be JSON; got {line.strip()!r:.100}: {error}")
-                except RecursionError:
-                    row = ValueError(f"a row must be JSON that is not nested thousands deep; got {line!r:.100}")
-                yield row
+    # Lines end at \n alone: JSON texts may contain U+2028 and its like as they are. Each is decoded by itself.
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise SourceError(f"--from must name readable jsonl files; got {str(path)!r}: it is UTF-16, not UTF-8")
+            if text := line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").strip(b" \t\r\n"):
+                yield _row_of_line(text, number)
+
+
+def _row_of_line(line: bytes, number: int) -> RowOrError:
+    try:
+        return _as_row(json.loads(line.decode(), parse_int=_integer))
+    except UnicodeDecodeError as error:
+        shown = line[max(0, error.start - 40) : error.start + 40]
+        return ValueError(f"a row must be UTF-8; got {shown!r} in line {number}: {error.reason}")
+    except ValueError as error:
+        return ValueError(f"a row must be JSON; got {line.decode()!r:.100} in line {number}: {one_line(error)}")
+    except RecursionError:
+        must = "a row must be JSON that is not nested thousands deep"
+        return ValueError(f"{must}; got {line.decode()!r:.100} in line {number}")
 
 
 def _read_json(path: Path, wanted: tuple[str, ...]) -> Iterator[RowOrError]:
-    with path.open(encoding="utf-8-sig") as file:
+    # Bytes that are no UTF-8 become lone surrogates, which are told of the row that has them.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         start = file.read(4096).lstrip()[:1]
     if start != "[":  # an object a line, as many files that end in .json are
         yield from _read_jsonl(path, wanted)
         return
-    yield from map(_as_row, json.loads(path.read_text(encoding="utf-8-sig")))
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    yield from map(_as_row, json.loads(text, parse_int=_integer))
 
 
 def _read_parquet(path: Path, wanted: tuple[str, ...]) -> Iterator[RowOrError]:
@@ -163,14 +193,43 @@ def _read_parquet(path: Path, wanted: tuple[str, ...]) -> Iterator[RowOrError]:
 
 def _read_csv(path: Path, wanted: tuple[str, ...]) -> Iterator[RowOrError]:
     csv.field_size_limit(1 << 30)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-            if None in row or None in row.values():
-                must = f"a row must have {len(reader.fieldnames or ())} fields, as the first line has"
-                yield ValueError(f"{must}; got {'more' if None in row else 'fewer'} in line {reader.line_num}")
-            else:
-                yield dict(row)
+    # Bytes that are no UTF-8 become lone surrogates, so that they are told of their row.
+    with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
+        reader = csv.reader(file, strict=True)
+        names = next(reader, [])
+        if repeated := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+            raise SourceError(f"{path} must have different names of columns; got {', '.join(repeated)} more than once")
+        while True:
+            start = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield _csv_error(error, path, start, reader.line_num)
+                continue
+            if cells:  # a blank line is no row
+                yield _csv_row(names, cells, f"{start}" if start == reader.line_num else f"{start}-{reader.line_num}")
+
+
+def _csv_error(error: csv.Error, path: Path, start: int, end: int) -> ValueError:
+    lines = f"line {end}" if start == end else f"lines {start} to {end}"
+    if "end of data" in str(error):
+        # How many rows the text has swallowed is not known, so that it cannot be skipped as one.
+        raise SourceError(f"{path} must have an end of each quoted text; got none of one in {lines}") from error
+    return ValueError(f"a row must be CSV; got {one_line(error)} in {lines}")
+
+
+def _csv_row(names: list[str], cells: list[str], line: str) -> RowOrError:
+    if len(cells) != len(names):
+        got = "more" if len(cells) > len(names) else "fewer"
+        return ValueError(f"a row must have {len(names)} fields, as the first line has; got {got} in line {line}")
+    if bad := next((cell for cell in cells if _NO_UTF8.search(cell)), None):
+        shown = bad.encode(errors="surrogateescape")
+        return ValueError(f"a row must be UTF-8; got {shown!r:.100} in line {line}")
+    return {
+        name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)
+    }  # as a table's empty cell is read
 
 
 READERS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[RowOrError]]] = {
