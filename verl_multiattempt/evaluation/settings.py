@@ -58,7 +58,7 @@ class EvaluationSettings:
     concurrency: int | None = None
     """Episodes open at once; None: as many as keep the engine full."""
     label: str | None = None
-    """What figures call these results; None: the model's name."""
+    """What figures call these results; None: the hub name, or the last two folders of a path (run and step)."""
     task: Settings = field(default_factory=Settings)
     """The settings under ``multiattempt:``; the ones about drawing allowances and the log say nothing here."""
     engine: Mapping[str, Any] = field(default_factory=dict)
