@@ -78,6 +78,18 @@ def test_a_single_k_shows_its_interval_as_a_bar(tmp_path: Path) -> None:
     assert "Bars: 95" in texts(figure)
 
 
+def test_intervals_of_lines_with_a_single_k_stand_side_by_side(tmp_path: Path) -> None:
+    results = read(tmp_path, *(flat_results(f"arm {i}", {3: 0.5}) for i in range(3)))
+    figure = draw(evaluation_sheets(results)[0], 3.5)
+    places = [segment[0][0] for c in figure.axes[0].collections if isinstance(c, LineCollection)
+              for segment in c.get_segments()]  # fmt: skip
+    assert len(places) == 3
+    assert min(b - a for a, b in zip(sorted(places), sorted(places)[1:], strict=False)) > 0.05
+    assert max(abs(place - 3) for place in places) < 0.35
+    assert [xs for xs, _ in data_lines(figure)] == [[place] for place in places]
+    assert list(figure.axes[0].get_xticks()) == [3]
+
+
 def test_many_lines_have_bars_side_by_side_instead_of_bands(tmp_path: Path) -> None:
     documents = [flat_results(f"arm {i}", {1: 0.5, 2: 0.6}) for i in range(7)]
     figure = draw(evaluation_sheets(read(tmp_path, *documents))[0], 3.5)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_multiattempt.cli_errors import CommandError, UsageError
+from verl_multiattempt.cli_errors import CommandError, UsageError, ended
 from verl_multiattempt.evaluation.arguments import add_arguments, of_option, read_settings
 from verl_multiattempt.evaluation.engine import Engine, EngineError
 from verl_multiattempt.evaluation.engines import make_engine
@@ -124,7 +124,7 @@ def _carry_out(
     if runner.num_failed:
         raise CommandError(
             f"{runner.num_failed:,} of {total:,} episodes failed and are in no figure; the last: "
-            f"{runner.last_failure}. The same command tries them again."
+            f"{ended(runner.last_failure)} The same command tries them again."
         )
     return 0
 
