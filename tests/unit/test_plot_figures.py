@@ -55,7 +55,7 @@ def test_line_and_band_of_one_file_are_its_numbers_in_percent(tmp_path: Path) ->
     assert ys == pytest.approx([40, 50, 95])
     ends = band(figure)
     assert [ends[x] for x in (1, 2, 3)] == [pytest.approx(e) for e in ((30, 50), (40, 60), (85, 100))]
-    assert "over questions (bootstrap)" in texts(figure)
+    assert "interval over questions" in texts(figure)
     assert figure.get_suptitle() == "arm: accuracy@k, tiny (10 questions)"
 
 

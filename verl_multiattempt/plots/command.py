@@ -22,7 +22,7 @@ Draws the figures of one or more evaluations (results.json of `multiattempt eval
   retries      refinement and repeat rates by attempt
   training     with --training: reward, accuracy, refinement, repeats, attempts used, response length by step
 
-Bands are 95 % intervals: of a single results.json its own, by bootstrap over questions; of several with one label,
+Bands are 95 % intervals: of a single results.json its own, over questions; of several with one label,
 which are seeds of one arm, the t-interval over the seeds around their mean. Seeds may differ in model and seed alone;
 which results were taken as seeds of which arm is printed.
 """
