@@ -9,3 +9,8 @@ class UsageError(ValueError):
 
 class CommandError(RuntimeError):
     """The command was understood and did not get to its end; exit status 1."""
+
+
+def ended(sentence: str) -> str:
+    """The sentence with one full stop at its end, whether it has one or not; for another to follow."""
+    return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."

@@ -16,6 +16,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROBE_CONFIG = Path(__file__).with_name("probe_agent_loop.yaml")
 PROBE_SAMPLER = "pkg://tests.e2e.probe"
+PPO_STEPS = 4
+PPO_OVERRIDES = [f"trainer.total_training_steps={PPO_STEPS}", "trainer.save_freq=2", "trainer.max_actor_ckpt_to_keep=4"]
 
 
 @dataclass

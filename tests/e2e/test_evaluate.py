@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.pipeline import REPOSITORY, Assets
+from tests.e2e.pipeline import PPO_STEPS, REPOSITORY, Assets, Run
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -187,3 +187,45 @@ def test_episodes_can_be_read_with_view(whole: Path) -> None:
     )
     assert done.returncode == 0
     assert "tiny_math/" in done.stdout
+
+
+def attempts_of(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """Text and outcome of each attempt, by question."""
+    lines = (line for path in folder.glob("episodes-*.jsonl") for line in path.read_text().splitlines())
+    return {
+        episode["question_id"]: [(attempt["text"], attempt["outcome"]) for attempt in episode["attempts"]]
+        for episode in map(json.loads, lines)
+    }
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["before training", "after training"])
+def test_greedy_both_protocols_agree_at_the_largest_k(
+    trained: bool, assets: Assets, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    out, arguments = tmp_path / "out", ["--protocol", "nested", "paper"]
+    if trained:
+        run: Run = request.getfixturevalue("ppo_run")
+        arguments += ["--model", str(run.folder / "checkpoints")]
+    done = finish(command(assets, out, *arguments), timeout_s=400)
+    assert done.returncode == 0
+    results = json.loads((out / "results.json").read_text())
+    nested, paper = (results["curves"][kind]["mean"]["accuracy"] for kind in ("nested", "paper"))
+    # The same opening, so the same episodes, question by question.
+    episodes = attempts_of(out / f"nested-{MOST}")
+    assert len(episodes) == QUESTIONS
+    assert attempts_of(out / f"paper-{MOST}") == episodes
+    assert nested[str(MOST)]["value"] == paper[str(MOST)]["value"]
+    assert any(len(attempts) > 1 for attempts in episodes.values())
+    # Another opening where one attempt is allowed; its figure is of that run alone.
+    first = attempts_of(out / "paper-1")
+    assert {len(attempts) for attempts in first.values()} == {1}
+    assert paper["1"]["value"] == sum(attempts[0][1] == "CORRECT" for attempts in first.values()) / QUESTIONS
+    assert nested["1"]["value"] == sum(attempts[0][1] == "CORRECT" for attempts in episodes.values()) / QUESTIONS
+    if trained:
+        assert results["label"].endswith(f"/global_step_{PPO_STEPS}")
+        loaded = Path(results["engine"]["model"])  # merged, or saved whole beside the shards
+        assert loaded.parent == out / "model" or loaded.match(f"global_step_{PPO_STEPS}/actor/huggingface")
+        assert results["model"] == arguments[-1]
+    else:
+        assert results["label"] == "/".join(assets.model.parts[-2:])
+    assert results["identity"]["model_fingerprint"]

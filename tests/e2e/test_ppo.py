@@ -7,41 +7,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoTokenizer
 from verl.trainer.ppo.core_algos import compute_gae_advantage_return
 
 from tests.adapters.invariants import check_rollout
-from tests.e2e.pipeline import Assets, Run
+from tests.e2e.pipeline import PPO_OVERRIDES, PPO_STEPS, Assets, Run
 from verl_multiattempt.chat.scaffold import resolve_scaffold
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.feedback import open_messages
 from verl_multiattempt.reward import episode_reward
 from verl_multiattempt.settings import RewardSettings, Settings
 
-STEPS = 4
+STEPS = PPO_STEPS
 pytestmark = pytest.mark.timeout(1500)
 
 
-def training_overrides(assets: Assets) -> list[str]:
-    return [f"trainer.total_training_steps={STEPS}", "trainer.save_freq=2", "trainer.max_actor_ckpt_to_keep=4"]
-
-
 @pytest.fixture(scope="module")
-def whole(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(ppo_run: Run) -> Run:
     """An uninterrupted run, with validation before it on rows whose own allowance is 1."""
-    folder = tmp_path_factory.mktemp("whole")
-    rows = pq.read_table(assets.folder / "val.parquet").slice(0, 16).to_pylist()
-    for row in rows:
-        row["extra_info"]["max_attempts"] = 1
-    table = type(pq.read_table(assets.folder / "val.parquet")).from_pylist(rows)
-    pq.write_table(table, folder / "val.parquet")
-    overrides = [
-        *training_overrides(assets), f"data.val_files={folder / 'val.parquet'}", "trainer.val_before_train=true",
-    ]  # fmt: skip
-    return Run(folder, assets, overrides, probe=True).finish()
+    return ppo_run
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +124,7 @@ def test_validation_counts_accuracy_by_attempt(whole: Run) -> None:
 
 
 def test_killed_run_resumes_with_the_draws_of_an_uninterrupted_one(whole: Run, assets: Assets, tmp_path: Path) -> None:
-    run = Run(tmp_path / "killed", assets, training_overrides(assets), probe=True)
+    run = Run(tmp_path / "killed", assets, PPO_OVERRIDES, probe=True)
     tracker = run.folder / "checkpoints" / "latest_checkpointed_iteration.txt"
 
     def saved_and_in_step_3(run: Run) -> bool:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,6 @@ from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.evaluation.arguments import add_arguments, read_settings
 from verl_multiattempt.evaluation.command import data_files, run
 from verl_multiattempt.evaluation.engines import make_engine
-from verl_multiattempt.evaluation.output import weights_fingerprint
 
 REQUIRED = ["--model", "some/model", "--data", "q.parquet", "--out", "out"]
 
@@ -66,6 +64,8 @@ def test_attempts_may_come_in_any_order() -> None:
         (["--engine", "openai"], "--base-url must be given with --engine openai; got nothing. "
          "It is the server's address and /v1."),
         (["--base-url", "http://h/v1", "--engine", "vllm"], "--base-url must go without the engine vllm; got 'http://h/v1'"),
+        *((["--base-url", url], f"--base-url must be an address such as http://localhost:8000/v1; got {url!r}")
+          for url in ("foo", "localhost:8000/v1", "ftp://h/v1", "http://", "http://h:port/v1", "http://h /v1")),
         (["--tensor-parallel-size", "0"], "--tensor-parallel-size must be above 0; got 0"),
         (["--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization must be above 0 and at most 1; got 1.5"),
     ],
@@ -114,24 +114,9 @@ def test_unknown_model_is_one_sentence_and_status_2(tmp_path: Path, capsys: pyte
     assert not any("Traceback" in line for line in lines)
 
 
-def write_weights(folder: Path, content: bytes) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(content)
-    return folder
-
-
-def test_fingerprint_is_of_the_weights_wherever_they_lie(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 4000
-    a, b = write_weights(tmp_path / "a", content), write_weights(tmp_path / "b", content)
-    trained = write_weights(tmp_path / "c", bytes((byte + 1) % 256 for byte in content))
-    assert weights_fingerprint(a) == weights_fingerprint(b) != weights_fingerprint(trained)
-
-
-def test_fingerprint_of_a_checkpoint_is_of_its_shards(tmp_path: Path) -> None:
-    def shards(value: Any) -> str:
-        folder = tmp_path / str(value)
-        (folder / "actor").mkdir(parents=True)
-        (folder / "actor" / "model_world_size_1_rank_0.pt").write_bytes(bytes([value]) * 1000)
-        return weights_fingerprint(folder)
-
-    assert len({shards(1), shards(2)}) == 2
+def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    text = capsys.readouterr().out
+    assert "exit status: 0 all episodes are in the results; 1 " in text
+    assert "130 Ctrl-C" in text

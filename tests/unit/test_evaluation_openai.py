@@ -239,6 +239,36 @@ async def test_what_servers_answer(reply: Reply, text: str, stop: Stop) -> None:
     assert (generation.text, generation.stop) == (text, stop)
 
 
+async def test_lone_surrogates_are_replaced_and_the_conversation_goes_on() -> None:
+    with ChatServer(completion("a \ud800 \ud83d\ude00", reasoning_content="\udfff")) as server:
+        async with engine_at(server) as engine:
+            episode, _ = await run(opened(engine), max_attempts=2)
+    assert episode.attempts_used == 2
+    assert episode.attempts[0].text == "<think>\n\ufffd\n</think>\n\na \ufffd \U0001f600"
+    assert server.requests[1]["messages"][2]["content"] == "a \ufffd \U0001f600"
+
+
+@pytest.mark.parametrize(
+    "models", [["m"], [None], [{"id": None}], [{"id": "m"}], [{"id": "m", "owned_by": "vllm", "max_model_len": "x"}]]
+)
+async def test_a_list_of_models_in_another_form_is_no_error(models: list[Any]) -> None:
+    with ChatServer(completion("fine"), models=models) as server:
+        async with engine_at(server) as engine:
+            assert engine.max_model_len is None
+            assert await opened(engine).generate(OPENING) is not None
+
+
+async def test_a_wait_that_the_server_asks_for_beyond_the_limit_is_told_as_that() -> None:
+    busy = Reply(status=429, body={"error": {"message": "slow down"}}, headers={"Retry-After": "50"})
+    with ChatServer(busy) as server:
+        async with engine_at(server, timeout_s=0.05, max_retries=0) as engine:
+            with pytest.raises(EpisodeError, match="slow down"):
+                await opened(engine).generate(OPENING)
+            engine.max_retries, engine._client.max_retries = 0, 1  # a limit in all of 0.05 s
+            with pytest.raises(EpisodeError, match=r"within 0\.05 s, with all retries and the waits .*Retry-After"):
+                await opened(engine).generate(OPENING)
+
+
 async def test_thoughts_are_not_sent_back() -> None:
     with ChatServer(completion("x", reasoning_content="so")) as server:
         async with engine_at(server) as engine:

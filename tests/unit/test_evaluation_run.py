@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -262,6 +263,35 @@ def test_model_that_fails_at_everything_is_given_up(tmp_path: Path) -> None:
         run(settings_for(data), tmp_path / "out", on_call=fail, max_open=4)
     failures = (tmp_path / "out" / "nested-4" / "failures.jsonl").read_text().count("\n")
     assert MAX_FAILURES_IN_A_ROW <= failures < MAX_FAILURES_IN_A_ROW + 4
+
+
+@pytest.mark.parametrize("reason", ["too slow", "too slow. Raise --timeout-s."])
+def test_sentence_about_failures_has_one_full_stop(data: Path, tmp_path: Path, reason: str) -> None:
+    def fail(conversation: Conversation, call: int) -> None:
+        if call == 3:
+            raise EpisodeError(reason)
+
+    with pytest.raises(CommandError) as caught:
+        run(settings_for(data), tmp_path / "out", on_call=fail)
+    assert str(caught.value).endswith(reason.rstrip(".") + ". The same command tries them again.")
+
+
+def test_table_of_a_run_of_which_no_episode_ended_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(conversation: Conversation, call: int) -> None:
+        raise EpisodeError("no")
+
+    with pytest.raises(CommandError, match="24 of 24 episodes failed"):
+        run(settings_for(data), tmp_path / "out", on_call=fail)
+    assert capsys.readouterr().out == "nested: no figures, for no episode has ended\n"
+
+
+def test_progress_says_of_which_episodes_its_share_is(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(settings_for(data), tmp_path / "out")
+    assert re.search(r"nested-4: of those ended, \d+\.\d% solved", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])

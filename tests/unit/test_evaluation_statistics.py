@@ -7,7 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from verl_multiattempt.evaluation.statistics import Estimate, accuracy, independent, mean_of, pass_at_k, tally_of
+from verl_multiattempt.evaluation.statistics import (
+    Estimate,
+    accuracy,
+    exact_limits,
+    independent,
+    mean_of,
+    pass_at_k,
+    tally_of,
+)
 
 REPEATS = 1000
 
@@ -40,10 +48,10 @@ def test_tally_counts_the_episodes_solved_within_each_k() -> None:
 
 
 def test_interval_is_the_percentile_bootstrap_over_questions() -> None:
-    tallies = Counter({(2, 2): 7, (2, 1): 5, (2, 0): 18})
+    tallies = Counter({(2, 2): 9, (2, 1): 6, (2, 0): 15})
     estimate = accuracy(tallies, 0, [0])
     assert estimate is not None
-    assert estimate.value == 19 / 60
+    assert estimate.value == 24 / 60
     # The textbook's way: draw questions, not kinds of questions.
     shares = np.array([share for (_, solved), count in tallies.items() for share in [solved / 2] * count])
     drawn = np.random.default_rng(1).choice(shares, size=(40_000, len(shares))).mean(axis=1)
@@ -68,13 +76,65 @@ def covered(estimate: Estimate | None, truth: float) -> bool:
     return estimate.low <= truth <= estimate.high
 
 
+def chances(questions: int, share: float) -> np.ndarray:
+    """Of each number of right answers."""
+    counts = np.arange(questions + 1)
+    factorials = np.array([math.lgamma(count + 1) for count in counts])
+    ways = factorials[-1] - factorials - factorials[::-1]
+    return np.exp(ways + counts * math.log(share) + (questions - counts) * math.log1p(-share))
+
+
+@pytest.mark.parametrize(("questions", "highest_mean"), [(30, 0.976), (40, 0.973), (500, 0.96)])
+def test_exact_coverage_of_single_samples_is_never_below_95_percent(questions: int, highest_mean: float) -> None:
+    edges = []
+    for right in range(questions + 1):
+        tallies = {tally: n for tally, n in {(1, 1): right, (1, 0): questions - right}.items() if n}
+        estimate = accuracy(tallies, 0, [right])
+        assert estimate is not None
+        edges.append((estimate.low, estimate.high))
+    low, high = np.array(edges).T
+    shares = np.linspace(0.005, 0.995, 991)
+    coverage = np.array([chances(questions, p)[(low <= p) & (p <= high)].sum() for p in shares])
+    assert coverage.min() >= 0.95
+    assert coverage.mean() <= highest_mean  # no wider than it must be
+
+
+def test_exact_limits_are_the_tables() -> None:
+    # Clopper and Pearson, as R's binom.test gives them.
+    assert exact_limits(5, 30) == (pytest.approx(0.05642, abs=1e-5), pytest.approx(0.34721, abs=1e-5))
+    assert exact_limits(0, 30) == (0, pytest.approx(1 - 0.025 ** (1 / 30)))
+    assert exact_limits(500, 500) == (pytest.approx(0.025 ** (1 / 500)), 1)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.06, 0.94, 0.98])
+def test_coverage_of_several_samples_where_few_questions_are_right_or_wrong(share: float) -> None:
+    generator = np.random.default_rng(3)
+    hits = 0
+    for repeat in range(REPEATS):
+        hardness = generator.beta(share / 2, (1 - share) / 2, size=40)  # most questions are all right or all wrong
+        tallies = Counter((4, int(solved)) for solved in generator.binomial(4, hardness))
+        hits += covered(accuracy(tallies, 0, [repeat]), share)
+    assert hits / REPEATS >= 0.94
+
+
+@pytest.mark.parametrize("shares", [(0.03, 0.97), (0.05, 0.05), (0.02, 0.5)])
+def test_coverage_of_the_mean_over_benchmarks_near_0_and_1(shares: tuple[float, float]) -> None:
+    generator = np.random.default_rng(4)
+    hits = 0
+    for repeat in range(REPEATS):
+        solved = [int(generator.binomial(30, share)) for share in shares]
+        estimates = [accuracy({(1, 1): s, (1, 0): 30 - s}, 0, [repeat, i]) for i, s in enumerate(solved)]
+        hits += covered(mean_of([estimate for estimate in estimates if estimate]), sum(shares) / 2)
+    assert hits / REPEATS >= 0.94
+
+
 @pytest.mark.parametrize(("questions", "share"), [(100, 0.5), (200, 0.3), (500, 0.8)])
 def test_coverage_of_single_samples(questions: int, share: float) -> None:
     generator = np.random.default_rng(questions)
     hits = 0
     for repeat, solved in enumerate(generator.binomial(questions, share, size=REPEATS).tolist()):
         hits += covered(accuracy({(1, 1): solved, (1, 0): questions - solved}, 0, [repeat]), share)
-    assert 0.93 <= hits / REPEATS <= 0.97
+    assert 0.935 <= hits / REPEATS <= 0.98
 
 
 def clustered(generator: np.random.Generator, questions: int, samples: int) -> Counter[tuple[int, ...]]:

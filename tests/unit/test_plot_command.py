@@ -30,7 +30,9 @@ def test_all_figures_are_written_as_png_and_svg(tmp_path: Path, capsys: pytest.C
     )
     assert sorted(path.name for path in out.iterdir()) == names
     printed = capsys.readouterr()
-    assert sorted(printed.out.split()) == sorted(str(out / name) for name in names)
+    assert sorted(printed.out.splitlines()) == sorted(
+        ["arm (greedy): 1 result", f"  {results} (model arm-0, seed 0)", *(str(out / name) for name in names)]
+    )
     assert "note: arm: multiattempt/reward/mean" in printed.err
     for path in out.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -57,6 +59,21 @@ print(hashlib.sha256(files["accuracy.svg"]).hexdigest())
     ]  # fmt: skip
     assert hashes[0] == hashes[1]
     assert len(hashes[0]) == 65
+
+
+def test_results_taken_as_seeds_are_listed_and_others_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [write(tmp_path / f"{i}.json", flat_results("arm", {1: 0.5}, model=f"m{i}")) for i in range(2)]
+    assert main(["plot", *paths, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "arm (greedy): 2 results, taken as seeds", *(f"  {path} (model m{i}, seed 0)" for i, path in enumerate(paths)),
+    ]  # fmt: skip
+    settings = {"temperature": 0.0, "max_tokens": 100}
+    paths.append(write(tmp_path / "2.json", flat_results("arm", {1: 0.5}, model="m2", settings=settings)))
+    assert main(["plot", *paths, "--out", str(tmp_path / "more")]) == 2
+    assert "must differ in model and seed alone; of 'arm'" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_line_and_band_of_one_file_are_its_numbers_in_percent(tmp_path: Path) ->
     assert ys == pytest.approx([40, 50, 95])
     ends = band(figure)
     assert [ends[x] for x in (1, 2, 3)] == [pytest.approx(e) for e in ((30, 50), (40, 60), (85, 100))]
-    assert "over questions (bootstrap)" in texts(figure)
+    assert "interval over questions" in texts(figure)
     assert figure.get_suptitle() == "arm: accuracy@k, tiny (10 questions)"
 
 
@@ -76,6 +76,18 @@ def test_a_single_k_shows_its_interval_as_a_bar(tmp_path: Path) -> None:
     assert bars.get_segments()[0].tolist() == [[3, 40], [3, pytest.approx(60)]]
     assert list(figure.axes[0].get_xticks()) == [3]
     assert "Bars: 95" in texts(figure)
+
+
+def test_intervals_of_lines_with_a_single_k_stand_side_by_side(tmp_path: Path) -> None:
+    results = read(tmp_path, *(flat_results(f"arm {i}", {3: 0.5}) for i in range(3)))
+    figure = draw(evaluation_sheets(results)[0], 3.5)
+    places = [segment[0][0] for c in figure.axes[0].collections if isinstance(c, LineCollection)
+              for segment in c.get_segments()]  # fmt: skip
+    assert len(places) == 3
+    assert min(b - a for a, b in zip(sorted(places), sorted(places)[1:], strict=False)) > 0.05
+    assert max(abs(place - 3) for place in places) < 0.35
+    assert [xs for xs, _ in data_lines(figure)] == [[place] for place in places]
+    assert list(figure.axes[0].get_xticks()) == [3]
 
 
 def test_many_lines_have_bars_side_by_side_instead_of_bands(tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from tests.evaluation_results import flat_results, make_results, write
-from verl_multiattempt.plots.lines import Point, accuracy_line, make_arms, mean_points, mode_name, rate_line, t_quantile
+from verl_multiattempt.plots.lines import (
+    Point,
+    accuracy_line,
+    make_arms,
+    mean_points,
+    members,
+    mode_name,
+    rate_line,
+    t_quantile,
+)
 from verl_multiattempt.plots.read import Results, read_results
 
 
@@ -82,6 +91,59 @@ def test_seeds_of_other_kinds_are_refused(tmp_path: Path) -> None:
     documents = [make_results("arm", kinds=[kind], benchmarks=["aime24"]) for kind in ("nested", "paper")]
     with pytest.raises(ValueError, match="must have the same kinds of runs"):
         make_arms(read(tmp_path, *documents))
+
+
+FULL = {
+    "model": "a", "data": ["a.parquet"], "seed": 0, "temperature": 0.0, "top_p": 1.0, "samples": 1, "max_tokens": 8000,
+    "limit": None, "concurrency": None, "label": None, "task": {"stop_at_answer": True, "feedback": {"role": "auto"}},
+    "engine": {"kind": "openai", "base_url": "http://a/v1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"top_p": 0.5}, "settings.top_p: 1.0 there, 0.5 now"),
+        ({"max_tokens": 100}, "settings.max_tokens: 8000 there, 100 now"),
+        ({"limit": 60}, "settings.limit: None there, 60 now"),
+        (
+            {"task": {"stop_at_answer": False, "feedback": {"role": "user"}}},
+            "settings.task.feedback.role: 'auto' there",
+        ),
+        ({"engine": {"kind": "vllm"}}, "settings.engine.kind: 'openai' there, 'vllm' now"),
+        ({"data": ["b.parquet"]}, r"settings.data: \['a.parquet'\] there, \['b.parquet'\] now"),
+    ],
+)
+def test_seeds_evaluated_in_another_way_are_refused(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
+    first = flat_results("arm", {1: 0.5}, settings=FULL)
+    other = flat_results("arm", {1: 0.6}, model="b", settings={**FULL, "model": "b", **changes})
+    with pytest.raises(ValueError, match="must differ in model and seed alone; of 'arm' .*" + named):
+        make_arms(read(tmp_path, first, other))
+
+
+def test_seeds_may_differ_in_model_seed_and_what_changes_no_result(tmp_path: Path) -> None:
+    changes = {"model": "b", "seed": 1, "data": ["elsewhere/a.parquet"], "concurrency": 7, "label": "arm",
+               "engine": {"kind": "openai", "base_url": "http://b/v1", "tokenizer": "b", "timeout_s": 9}}  # fmt: skip
+    same = {"identity": {"data_sha256": ["abc"]}}
+    first = flat_results("arm", {1: 0.5}, settings=FULL, **same)
+    other = flat_results("arm", {1: 0.6}, model="b", settings={**FULL, **changes}, **same)
+    [arm] = make_arms(read(tmp_path, first, other))
+    assert len(arm.results) == 2
+    other["identity"] = {"data_sha256": ["abd"]}
+    with pytest.raises(ValueError, match="differ in the questions' files"):
+        make_arms(read(tmp_path, first, other))
+
+
+def test_members_of_each_arm_are_listed(tmp_path: Path) -> None:
+    documents = [make_results("a", seed=s, benchmarks=["aime24"]) for s in (1, 2)]
+    arms = make_arms(read(tmp_path, *documents, make_results("b", temperature=1, benchmarks=["aime24"])))
+    assert members(arms) == [
+        "a (greedy): 2 results, taken as seeds",
+        f"  {tmp_path / '0.json'} (model a-1, seed 0)",
+        f"  {tmp_path / '1.json'} (model a-2, seed 0)",
+        "b (T=1): 1 result",
+        f"  {tmp_path / '2.json'} (model b-0, seed 0)",
+    ]
 
 
 def test_without_a_mean_a_single_benchmark_is_it(tmp_path: Path) -> None:

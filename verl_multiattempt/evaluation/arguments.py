@@ -29,6 +29,9 @@ examples:
   multiattempt evaluate --model checkpoints/global_step_100 --data val.parquet --out eval/step100 --attempts 1 2 4
   multiattempt evaluate --model MODEL --data math500 --out OUT --temperature 1 --controls samples no_feedback
   multiattempt evaluate --model NAME --base-url http://localhost:8000/v1 --data math500 --out OUT --concurrency 64
+
+exit status: 0 all episodes are in the results; 1 it could not go on, or episodes failed; 2 an argument cannot work, or
+  OUT holds other settings; 130 Ctrl-C. After 1 and 130 the same command goes on.
 """
 _ALLOWANCE = ("min_attempts", "max_attempts", "distribution", "weights", "scope", "seed", "val_max_attempts", "record")
 """Settings of the task that an evaluation does not read."""
@@ -43,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="parquet files of verl's format, or names of benchmarks (math500, aime24, ...)")  # fmt: skip
     what.add_argument("--out", required=True, metavar="DIR", help="folder for the results and the episodes")
     what.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
-    what.add_argument("--label", help="what figures call these results (default: the model's name)")
+    what.add_argument("--label", help="what figures call these results; those of one label are seeds of one arm "
+                      "(default: hub name, or run folder and step: run/global_step_100)")  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument("--protocol", nargs="+", default=["nested"], choices=PROTOCOLS, help="default: nested")
     how.add_argument("--attempts", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="K",

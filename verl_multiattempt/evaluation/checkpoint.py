@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,43 @@ logger = logging.getLogger(__name__)
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _LATEST = "latest_checkpointed_iteration.txt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The files of a local model."""
+
+    folder: Path
+    """Of its configuration and tokenizer."""
+    weights: tuple[Path, ...]
+    actor: Path | None = None
+    """The checkpoint whose shards the weights are; None where they can be loaded as they are."""
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form of the hub's."""
+    return _HUB_NAME.fullmatch(name) is not None
+
+
+def locate_model(name: str) -> Source | None:
+    """The files of what ``--model`` names, nothing merged; None for a hub name.
+
+    Raises:
+        ValueError: there is nothing to load; the sentence says what is missing.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        if is_hub_name(name):
+            return None
+        raise ValueError(f"model must be a name on the hub or an existing folder; got {name!r}")
+    if not path.is_dir():
+        raise ValueError(f"model must be a folder, not a file; got {name!r}")
+    if _is_model(path):
+        return Source(folder=path, weights=_weights(path))
+    actor = _actor(path)
+    if _is_model(actor / "huggingface"):
+        return Source(folder=actor / "huggingface", weights=_weights(actor / "huggingface"))
+    return Source(folder=actor / "huggingface", weights=tuple(_shards(actor)), actor=actor)
 
 
 def resolve_model(name: str, cache_dir: str | Path) -> str:
@@ -35,23 +74,18 @@ def resolve_model(name: str, cache_dir: str | Path) -> str:
     Raises:
         ValueError: there is nothing to load; the sentence says what is missing.
     """
-    path = Path(name).expanduser()
-    if not path.exists():
-        if _HUB_NAME.fullmatch(name):
-            return name
-        raise ValueError(f"model must be a name on the hub or an existing folder; got {name!r}")
-    if not path.is_dir():
-        raise ValueError(f"model must be a folder, not a file; got {name!r}")
-    if _is_model(path):
-        return str(path)
-    actor = _actor(path)
-    if _is_model(actor / "huggingface"):
-        return str(actor / "huggingface")
-    return str(_merge(actor, Path(cache_dir)))
+    source = locate_model(name)
+    if source is None:
+        return name
+    return str(source.folder if source.actor is None else _merge(source.actor, source.weights, Path(cache_dir)))
+
+
+def _weights(path: Path) -> tuple[Path, ...]:
+    return tuple(sorted(file for pattern in _WEIGHTS for file in path.glob(pattern)))
 
 
 def _is_model(path: Path) -> bool:
-    return (path / "config.json").is_file() and any(next(path.glob(pattern), None) for pattern in _WEIGHTS)
+    return (path / "config.json").is_file() and bool(_weights(path))
 
 
 def _actor(path: Path) -> Path:
@@ -109,9 +143,9 @@ def _shards(actor: Path) -> list[Path]:
     return shards
 
 
-def _merge(actor: Path, cache_dir: Path) -> Path:
-    shards = _shards(actor)
-    state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
+def _merge(actor: Path, shards: Sequence[Path], cache_dir: Path) -> Path:
+    files = [*shards, *sorted((actor / "huggingface").iterdir())]  # the tokenizer is copied beside the weights
+    state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     key = hashlib.blake2b(repr((str(actor.resolve()), state)).encode(), digest_size=6).hexdigest()
     merged = cache_dir / f"{actor.parent.name}-{key}"
     if _is_model(merged):

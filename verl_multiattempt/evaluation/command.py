@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verl_multiattempt.cli_errors import CommandError, UsageError
+from verl_multiattempt.cli_errors import CommandError, UsageError, ended
 from verl_multiattempt.evaluation.arguments import add_arguments, of_option, read_settings
 from verl_multiattempt.evaluation.engine import Engine, EngineError
 from verl_multiattempt.evaluation.engines import make_engine
 from verl_multiattempt.evaluation.interruption import Interrupted, run_interruptible
+from verl_multiattempt.evaluation.model_identity import commits, model_identity
 from verl_multiattempt.evaluation.output import (
     RESULTS_NAME,
     claim_settings,
     open_output,
-    weights_fingerprint,
     write_json,
 )
 from verl_multiattempt.evaluation.plan import plan_runs
@@ -72,11 +72,12 @@ def evaluate(settings: EvaluationSettings, out: str | Path, engine_for: Callable
             check_verifier(settings.task.verifier)
             files = data_files(settings.data, folder)
             questions = Questions(files, settings.limit)
+            identified = identity(settings, files)
         except ValueError as error:
             raise UsageError(of_option(str(error))) from error
-        claim_settings(folder, identity(settings, files))
+        claim_settings(folder, identified)
         logs = [RunLog(folder, planned, questions) for planned in plan_runs(settings)]
-        return _carry_out(settings, questions, logs, folder, engine_for)
+        return _carry_out(settings, questions, logs, folder, engine_for, identified)
 
 
 def _carry_out(
@@ -85,6 +86,7 @@ def _carry_out(
     logs: Sequence[RunLog],
     folder: Path,
     engine_for: Callable[[EvaluationSettings], Engine],
+    identified: Mapping[str, Any],
 ) -> int:
     from verl_multiattempt.evaluation.results import make_results
     from verl_multiattempt.evaluation.runner import Runner
@@ -99,6 +101,8 @@ def _carry_out(
         raise UsageError(
             f"--model must be a model that can be loaded; got {settings.model!r}: {reason:.500}"
         ) from error
+    identified = {**identified, **commits(settings)}  # known at the latest now: the tokenizer was loaded
+    claim_settings(folder, identified)
     runner = Runner(settings, questions, logs, engine)
     total = sum(log.num_episodes for log in logs)
     _say(f"{len(questions):,} questions of {', '.join(questions.benchmarks)}; {total:,} episodes in "
@@ -112,7 +116,7 @@ def _carry_out(
         return 130 if error.number == signal.SIGINT else 1
     except EngineError as error:
         raise CommandError(str(error)) from error
-    results = make_results(settings, questions, logs, engine.describe())
+    results = make_results(settings, questions, logs, engine.describe(), identified)
     write_json(folder / RESULTS_NAME, results)
     print(results_table(results))
     _say(f"written to {folder / RESULTS_NAME}; read the episodes with: multiattempt view {folder / logs[0].run.name}")
@@ -120,7 +124,7 @@ def _carry_out(
     if runner.num_failed:
         raise CommandError(
             f"{runner.num_failed:,} of {total:,} episodes failed and are in no figure; the last: "
-            f"{runner.last_failure}. The same command tries them again."
+            f"{ended(runner.last_failure)} The same command tries them again."
         )
     return 0
 
@@ -156,11 +160,10 @@ def data_files(names: Sequence[str], folder: Path) -> list[Path]:
 
 def identity(settings: EvaluationSettings, files: Sequence[Path]) -> dict[str, Any]:
     """What a second call in the same folder must agree with: the settings, and what the data and the model hold."""
-    values = settings.to_json()
-    model = Path(settings.model).expanduser()
-    if model.is_dir():
-        values |= {"model": str(model.resolve()), "model_fingerprint": weights_fingerprint(model)}
-    return {**values, "data_sha256": [file_hash(file) for file in files]}
+    return {
+        **settings.to_json(), **model_identity(settings), **commits(settings),
+        "data_sha256": [file_hash(file) for file in files],
+    }  # fmt: skip
 
 
 def _say(sentence: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from verl_multiattempt.evaluation.engine import Engine
 from verl_multiattempt.evaluation.settings import EvaluationSettings
@@ -36,6 +37,8 @@ def check_engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             "--base-url must be given with --engine openai; got nothing. It is the server's address and /v1."
         )
+    if kind == "openai" and not _is_url(given["base_url"]):
+        raise ValueError(f"--base-url must be an address such as http://localhost:8000/v1; got {given['base_url']!r}")
     for name in ("tensor_parallel_size", "max_model_len", "timeout_s"):
         if name in given and not given[name] > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0; got {given[name]!r}")
@@ -43,6 +46,15 @@ def check_engine_arguments(args: argparse.Namespace) -> dict[str, Any]:
     if not 0 < share <= 1:
         raise ValueError(f"--gpu-memory-utilization must be above 0 and at most 1; got {share!r}")
     return {"kind": kind, **given}
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # refuses one that is no number
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(map(str.isspace, text))
 
 
 def make_engine(settings: EvaluationSettings, cache_dir: Path) -> Engine:

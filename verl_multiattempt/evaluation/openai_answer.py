@@ -67,7 +67,10 @@ def _text(value: object) -> str:
     """Content as text; some servers give it in parts."""
     if isinstance(value, list):
         value = "".join(str(_get(part, "text") or "") for part in value)
-    return value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    # Halves of a pair are put together; a lone one, which no request could hold, is replaced.
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _get(part: Any, name: str) -> Any:

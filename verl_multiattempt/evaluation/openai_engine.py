@@ -12,6 +12,7 @@ from typing import Any
 
 from verl_multiattempt.chat.attempt_generator import EpisodeError
 from verl_multiattempt.chat.scaffold import ChatScaffold
+from verl_multiattempt.cli_errors import ended
 from verl_multiattempt.evaluation.engine import Conversation, EngineError, Sampling
 from verl_multiattempt.evaluation.openai_answer import Answer, read_answer
 from verl_multiattempt.evaluation.template import load_scaffold
@@ -110,19 +111,19 @@ class OpenAIEngine:
         import openai
 
         try:
-            models = [item async for item in self._client.models.list()]
+            models = [(item, str(item.id)) async for item in self._client.models.list()]
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.APIConnectionError) as error:
             raise self._end(error) from error
-        except Exception as error:  # many servers have no such list
+        except Exception as error:  # many servers have no such list, or one of another form
             logger.info("the server's list of models cannot be read (%s)", type(error).__name__)
             return
-        found = next((item for item in models if item.id == self.model), None)
+        found = next((item for item, name in models if name == self.model), None)
         if found is None:
-            if models and self.model not in (item.id for item in models):
+            if models:
                 logger.warning("the server does not list the model %r; it lists %s", self.model,
-                               ", ".join(item.id for item in models[:5]))  # fmt: skip
+                               ", ".join(name for _, name in models[:5]))  # fmt: skip
             return
-        self.is_vllm = found.owned_by == "vllm"
+        self.is_vllm = getattr(found, "owned_by", None) == "vllm"
         limit = getattr(found, "max_model_len", None)
         self.max_model_len = limit if isinstance(limit, int) and limit > 0 else None
 
@@ -167,7 +168,12 @@ class OpenAIEngine:
                     ),
                     limit_s,
                 )
-        except (asyncio.TimeoutError, openai.APITimeoutError) as error:
+        except asyncio.TimeoutError as error:
+            raise EpisodeError(
+                f"the server must answer within {limit_s:g} s, with all retries and the waits it asks for "
+                "(Retry-After); it did not. Raise --timeout-s."
+            ) from error
+        except openai.APITimeoutError as error:
             raise EpisodeError(
                 f"the server must answer within {self.timeout_s:g} s; it did not, "
                 f"{self.max_retries + 1} times. Raise --timeout-s."
@@ -191,7 +197,7 @@ class OpenAIEngine:
             if messages[-1]["role"] == "assistant":
                 return EngineError(
                     "the server must take a conversation that ends with an answer, for attempts without any feedback "
-                    f"message; it refuses: {told(error)}. Leave the control no_feedback out."
+                    f"message; it refuses: {ended(told(error))} Leave the control no_feedback out."
                 )
         return EpisodeError(f"the server refused or failed: {told(error)}")
 
@@ -201,7 +207,7 @@ class OpenAIEngine:
         if isinstance(error, openai.APIConnectionError):
             cause = error.__cause__ or error
             return EngineError(
-                f"--base-url must be a server that can be reached; got {self.base_url!r}: {told(cause)} "
+                f"--base-url must be a server that can be reached; got {self.base_url!r}: {ended(told(cause))} "
                 "Run again to continue once it is back."
             )
         if isinstance(error, openai.NotFoundError):

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from verl_multiattempt.cli_errors import CommandError, UsageError
+from verl_multiattempt.evaluation.model_identity import COMMITS
 from verl_multiattempt.evaluation.settings import differences
 
 SETTINGS_NAME = "settings.json"
 RESULTS_NAME = "results.json"
-_NUM_PIECES, _PIECE_BYTES = 64, 4096
 
 
 def open_output(path: str | Path) -> tuple[Path, io.FileIO]:
@@ -64,6 +63,8 @@ def open_output(path: str | Path) -> tuple[Path, io.FileIO]:
 def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write what identifies the evaluation, or compare it with what an earlier call wrote.
 
+    A commit that only one of the two knows is no difference, and is kept.
+
     Raises:
         UsageError: the earlier call had other settings.
     """
@@ -78,7 +79,8 @@ def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} must be readable JSON; got: {error}. Choose another --out.") from error
-    changed = differences(before, now)
+    known = {name: now.get(name) or before.get(name) for name in COMMITS}
+    changed = differences(before | {name: before.get(name) or known[name] for name in COMMITS}, now | known)
     if changed and not any(folder.glob("*/episodes-*.jsonl")):
         write_json(path, now)  # the earlier call did not come as far as an episode
     elif changed:
@@ -86,27 +88,8 @@ def claim_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             f"--out must be a folder of the same settings, or a new one; got {str(folder)!r}, in which differ:\n  "
             + "\n  ".join(changed)
         )
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """A hash of some of the content of a model's weights, or of a checkpoint's: a step of training changes all of it.
-
-    Raises:
-        UsageError: a file cannot be read.
-    """
-    weights = [path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern)]
-    digest = hashlib.sha256()
-    try:
-        for path in sorted(weights or folder.rglob("*.pt")):
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder)} {size}".encode())
-            with path.open("rb") as file:
-                for i in range(_NUM_PIECES):
-                    file.seek(size * i // _NUM_PIECES)
-                    digest.update(file.read(_PIECE_BYTES))
-    except OSError as error:
-        raise UsageError(f"--model must be readable; got {error.filename!r}: {error.strerror}") from error
-    return digest.hexdigest()
+    elif any(before.get(name) != known[name] for name in COMMITS):
+        write_json(path, before | known)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import PurePath
 from platform import python_version
 from typing import Any
 
 from verl_multiattempt import __version__
 from verl_multiattempt.attempts import uniform_u64
+from verl_multiattempt.evaluation.model_identity import default_label
 from verl_multiattempt.evaluation.plan import Run
 from verl_multiattempt.evaluation.questions import MEAN, Questions
 from verl_multiattempt.evaluation.resume import RunLog
@@ -22,6 +22,8 @@ from verl_multiattempt.record import RecordedEpisode
 from verl_multiattempt.settings import RewardSettings
 
 SCHEMA = 1
+IDENTITY = ("model_fingerprint", "model_commit", "tokenizer_fingerprint", "tokenizer_commit", "data_sha256")
+"""Keys of ``identity``."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,8 +90,9 @@ class _Part:
 
 
 def make_results(
-    settings: EvaluationSettings, questions: Questions, logs: Iterable[RunLog], engine: Mapping[str, Any]
-) -> dict[str, Any]:
+    settings: EvaluationSettings, questions: Questions, logs: Iterable[RunLog], engine: Mapping[str, Any],
+    identity: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The figures of all runs.
 
     Args:
@@ -97,6 +100,7 @@ def make_results(
         questions: what was asked.
         logs: of the runs; each is read once, episode by episode.
         engine: what the engine says of itself.
+        identity: what tells the model's and the data's content from others, of which `IDENTITY` is kept.
     """
     parts = [(log.run, _parts(log, questions, settings.task.reward)) for log in logs]
     runs = {}
@@ -110,8 +114,9 @@ def make_results(
     described = dict(engine)
     return {
         "schema": SCHEMA,
-        "label": settings.label or PurePath(settings.model).name or settings.model,
+        "label": settings.label or default_label(settings.model),
         "model": settings.model,
+        "identity": {name: (identity or {}).get(name) for name in IDENTITY},
         "versions": {**versions(), **described.pop("versions", {})},
         "engine": described,
         "settings": settings.to_json(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from verl_multiattempt.chat.attempt_generator import EpisodeError
-from verl_multiattempt.cli_errors import CommandError
+from verl_multiattempt.cli_errors import CommandError, ended
 from verl_multiattempt.episode import Episode
 from verl_multiattempt.evaluation.engine import Engine, EngineError, Sampling
 from verl_multiattempt.evaluation.plan import Run, episode_seed
@@ -221,11 +221,12 @@ class Runner:
             self._progress.write(f"{self.num_failed} failed so far; the last: {self.last_failure}", file=sys.stderr)
         if self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise CommandError(
-                f"{self._failed_in_a_row} episodes failed one after the other; the last: {self.last_failure}. The same "
-                "command tries them again."
+                f"{self._failed_in_a_row} episodes failed one after the other; the last: "
+                f"{ended(self.last_failure)} The same command tries them again."
             )
 
     def _show(self, log: RunLog) -> None:
+        # Not the accuracy yet: episodes that are solved early end before the others.
         share = f"{log.num_solved / log.num_ended:.1%}" if log.num_ended else "-"
-        self._progress.set_postfix_str(f"{log.run.name} solved {share}", refresh=False)
+        self._progress.set_postfix_str(f"{log.run.name}: of those ended, {share} solved", refresh=False)
         self._progress.update()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -58,7 +58,7 @@ class EvaluationSettings:
     concurrency: int | None = None
     """Episodes open at once; None: as many as keep the engine full."""
     label: str | None = None
-    """What figures call these results; None: the model's name."""
+    """What figures call these results; None: the hub name, or the last two folders of a path (run and step)."""
     task: Settings = field(default_factory=Settings)
     """The settings under ``multiattempt:``; the ones about drawing allowances and the log say nothing here."""
     engine: Mapping[str, Any] = field(default_factory=dict)
@@ -110,14 +110,16 @@ class EvaluationSettings:
         }}  # fmt: skip
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What two settings, as JSON values, differ in: ``name: then, now``; those of `NOT_COMPARED` do not count."""
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], besides: Collection[str] = NOT_COMPARED
+) -> list[str]:
+    """What two settings, as JSON values, differ in: ``name: then, now``; those of ``besides`` do not count."""
     flat_before, flat_now = dict(_flat(before)), dict(_flat(now))
     missing = object()
     return [
         f"{name}: {_shown(flat_before.get(name, missing), missing)} there, "
         f"{_shown(flat_now.get(name, missing), missing)} now"
-        for name in sorted({*flat_before, *flat_now} - set(NOT_COMPARED))
+        for name in sorted({*flat_before, *flat_now} - set(besides))
         if flat_before.get(name, missing) != flat_now.get(name, missing)
     ]
 

@@ -6,6 +6,10 @@ samples (a clustered bootstrap), and for the mean over benchmarks, questions wit
 Only what a question contributes matters to a sum over resampled questions, and few contributions differ: with one
 sample, the attempt that solved it or none. So questions are counted by contribution, and a resample is one draw from a
 multinomial distribution over these. It is the same bootstrap, in memory that does not grow with the questions.
+
+Percentiles of a bootstrap are too narrow where few questions are right or wrong (at the worst they hold the truth in
+86 % of cases), and for single samples the exact limits of a binomial share are known (Clopper and Pearson). There an
+interval reaches as far as both.
 """
 
 from __future__ import annotations
@@ -14,11 +18,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
+FEW = 10
+"""Fewer questions than these that are right, or wrong, are too few for percentiles of a bootstrap."""
 
 Tally = tuple[int, ...]
 """Of one question: its episodes, and how many of them were solved within each k, ``(n, c_1, ... c_K)``."""
@@ -98,14 +105,59 @@ def _estimate(
     above, below = (np.array([parts[kind][i] for kind in kinds]) for i in (0, 1))
     value = math.fsum(counts * above) / math.fsum(counts * below)
     generator, num_questions = np.random.default_rng(list(seed)), int(counts.sum())
-    if len(set(above / below)) == 1:
-        # All questions are alike (all right, all wrong, only one): no resample differs, which would claim certainty.
-        right = value * num_questions
-        replicates = generator.beta(right + 1, num_questions - right + 1, size=NUM_RESAMPLES)
-    else:
-        drawn = generator.multinomial(num_questions, counts / num_questions, size=NUM_RESAMPLES)
-        replicates = (drawn * above).sum(axis=1) / (drawn * below).sum(axis=1)
-    return _with_interval(value, replicates)
+    drawn = generator.multinomial(num_questions, counts / num_questions, size=NUM_RESAMPLES)
+    replicates = (drawn * above).sum(axis=1) / (drawn * below).sum(axis=1)
+    estimate = _with_interval(value, replicates)
+    shares = above / below
+    few = min(value, 1 - value) * num_questions < FEW
+    if not few and not all(share in (0, 1) for share in shares):
+        return estimate
+    # Part of a question counts as none of it below, and as all of it above.
+    fewest, most = math.floor(value * num_questions + 1e-9), math.ceil(value * num_questions - 1e-9)
+    low, high = exact_limits(fewest, num_questions)[0], exact_limits(most, num_questions)[1]
+    return Estimate(
+        value=value,
+        low=min(low, estimate.low),
+        high=max(high, estimate.high),
+        replicates=_doubtful(fewest, most, num_questions, generator) if few else replicates,
+    )
+
+
+def exact_limits(right: int, questions: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % limits of a share: each is wrong in at most 2.5 % of cases, whatever the share.
+
+    Args:
+        right: how many questions are right.
+        questions: of how many.
+    """
+    return 1 - _upper_limit(questions - right, questions), _upper_limit(right, questions)
+
+
+@cache
+def _upper_limit(right: int, questions: int) -> float:
+    """The share at which ``right`` or fewer of the questions are right in 2.5 % of cases."""
+    if right == questions:
+        return 1.0
+    steps = np.arange(1, right + 1)
+    ways = np.concatenate(([0.0], np.cumsum(np.log(questions - steps + 1) - np.log(steps))))  # log of the binomials
+    counts = np.arange(right + 1)
+    low, high = right / questions, 1.0
+    while high - low > 1e-12:
+        share = (low + high) / 2
+        chance = np.exp(ways + counts * math.log(share) + (questions - counts) * math.log1p(-share)).sum()
+        low, high = (share, high) if chance > (1 - CONFIDENCE) / 2 else (low, share)
+    return high
+
+
+def _doubtful(fewest: int, most: int, questions: int, generator: np.random.Generator) -> np.ndarray:
+    """Replicates, for means over benchmarks, whose percentiles are the exact limits."""
+    # The limits at any confidence are percentiles of these Beta distributions.
+    lower = generator.beta(fewest, questions - fewest + 1, size=NUM_RESAMPLES) if fewest else np.zeros(NUM_RESAMPLES)
+    upper = (
+        generator.beta(most + 1, questions - most, size=NUM_RESAMPLES) if most < questions else np.ones(NUM_RESAMPLES)
+    )
+    half = NUM_RESAMPLES // 2
+    return generator.permutation(np.concatenate((np.sort(lower)[:half], np.sort(upper)[half:])))
 
 
 def _with_interval(value: float, replicates: np.ndarray) -> Estimate:

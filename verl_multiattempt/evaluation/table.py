@@ -30,7 +30,9 @@ def _kind_table(kind: str, curves: Mapping[str, Any]) -> str:
     lines: list[list[str]] = [["", "questions", *(f"@{k}" for k in ks), *rates]]
     for name in shown:
         lines += _rows(name, curves[name], ks, rates)
-    title = _TITLES[kind].format(most=ks[-1] if ks else "no", samples=curves[MEAN]["samples"])
+    if not ks:
+        return f"{kind}: no figures, for no episode has ended"
+    title = _TITLES[kind].format(most=ks[-1], samples=curves[MEAN]["samples"])
     return f"{title}; in %, with 95 % intervals\n{_aligned(lines)}"
 
 

@@ -9,7 +9,8 @@ from typing import TextIO
 
 from verl_multiattempt.cli_errors import UsageError
 from verl_multiattempt.plots.curves import PANEL_CHOICES, evaluation_sheets, read_reference
-from verl_multiattempt.plots.read import read_all
+from verl_multiattempt.plots.lines import make_arms, members
+from verl_multiattempt.plots.read import Results, read_all
 from verl_multiattempt.plots.sheet import Sheet
 from verl_multiattempt.plots.training import read_runs, training_sheet
 
@@ -21,8 +22,9 @@ Draws the figures of one or more evaluations (results.json of `multiattempt eval
   retries      refinement and repeat rates by attempt
   training     with --training: reward, accuracy, refinement, repeats, attempts used, response length by step
 
-Bands are 95 % intervals: of a single results.json its own, by bootstrap over questions; of several with one label,
-which are seeds of one arm, the t-interval over the seeds around their mean.
+Bands are 95 % intervals: of a single results.json its own, over questions; of several with one label,
+which are seeds of one arm, the t-interval over the seeds around their mean. Seeds may differ in model and seed alone;
+which results were taken as seeds of which arm is printed.
 """
 EPILOG = """\
 examples:
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         OSError: the figures cannot be written.
     """
     # Imported when all that was given is right: matplotlib takes a second.
-    sheets = _sheets(args)
+    results, sheets = _sheets(args)
     from verl_multiattempt.plots.draw import render, write_atomically
 
     rendered = [render(sheet, args.width) for sheet in sheets]
@@ -78,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise UsageError(f"--out must be a folder; got the file {args.out!r}") from None
+    for line in members(make_arms(results)):
+        print(_printable(line, sys.stdout))
     for files, _ in rendered:
         for name, content in files.items():
             write_atomically(out / name, content)
@@ -87,21 +91,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sheets(args: argparse.Namespace) -> list[Sheet]:
+def _sheets(args: argparse.Namespace) -> tuple[list[Results], list[Sheet]]:
     if not args.results and not args.training:
         raise UsageError("RESULTS or --training must be given; got neither. See multiattempt plot --help")
     if args.reference and not args.results:
         raise UsageError("--reference must go with RESULTS, into whose figure it is drawn; got none")
+    results: list[Results] = []
     sheets = []
     try:
         if args.results:
+            results = read_all(args.results)
             references = [read_reference(text) for text in args.reference]
-            sheets += evaluation_sheets(read_all(args.results), references, args.panel_by)
+            sheets += evaluation_sheets(results, references, args.panel_by)
         if args.training:
             sheets.append(training_sheet(read_runs(args.training), args.smooth))
     except ValueError as error:  # of an argument or of a file that one names
         raise UsageError(str(error)) from error
-    return sheets
+    return results, sheets
 
 
 def _steps(text: str) -> int:

@@ -15,7 +15,7 @@ PANEL_CHOICES = ("none", "temperature")
 RETRIED_KINDS = ("nested", "paper", "no_feedback")
 """Kinds in which an attempt can follow another."""
 RATES = ("refinement", "repeat")
-_OF_SINGLE = "over questions (bootstrap)"
+_OF_SINGLE = "over questions"
 
 Groups = Sequence[tuple[str, Sequence[Arm]]]
 """The arms of each panel, with what the panel is called beside its benchmark."""

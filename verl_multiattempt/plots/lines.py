@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from math import sqrt
 
+from verl_multiattempt.evaluation.settings import NOT_COMPARED, differences
 from verl_multiattempt.plots.read import MEAN, Curve, Results
+
+OF_A_SEED = (*NOT_COMPARED, "model", "seed", "temperature", "data", "engine.base_url", "engine.tokenizer",
+             "engine.tensor_parallel_size")  # fmt: skip
+"""Settings that seeds of one arm may differ in. The temperature makes arms of its own, data are compared by content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,8 @@ def make_arms(results: Sequence[Results]) -> list[Arm]:
     """The arms, in the order in which their labels come first.
 
     Raises:
-        ValueError: two seeds of an arm were not evaluated on the same benchmarks, so that they have no common mean.
+        ValueError: two seeds of an arm were not evaluated on the same benchmarks or not in the same way, so that they
+            have no common mean.
     """
     members: dict[tuple[str, float | None], list[Results]] = {}
     for one in results:
@@ -66,6 +72,7 @@ def make_arms(results: Sequence[Results]) -> list[Arm]:
     for (label, _), seeds in members.items():
         for seed in seeds[1:]:
             _require_same_runs(label, seeds[0], seed)
+            _require_same_settings(label, seeds[0], seed)
     return [
         Arm(label=label, temperature=temperature, results=tuple(seeds))
         for (label, temperature), seeds in members.items()
@@ -86,6 +93,34 @@ def _require_same_runs(label: str, first: Results, other: Results) -> None:
                 f"{first.path} has {', '.join(of_first)}, {other.path} has {', '.join(of_other)}. Give them "
                 "different labels (`multiattempt evaluate --label`) or evaluate on the same."
             )
+
+
+def _require_same_settings(label: str, first: Results, other: Results) -> None:
+    found = [f"settings.{one}" for one in differences(first.settings, other.settings, besides=OF_A_SEED)]
+    if first.data and other.data:
+        found += ["the questions' files (identity.data_sha256)"] if first.data != other.data else []
+    else:
+        found += differences(
+            {"settings.data": first.settings.get("data")}, {"settings.data": other.settings.get("data")}
+        )
+    if found:
+        raise ValueError(
+            f"results of one label are seeds of one arm and must differ in model and seed alone; of {label!r} "
+            f"{first.path} (there) and {other.path} (now) differ in {'; '.join(found)}. Give them different labels "
+            "(`multiattempt evaluate --label`, which changes no episode)."
+        )
+
+
+def members(arms: Sequence[Arm]) -> list[str]:
+    """Lines of text that say which results are taken as seeds of which arm."""
+    lines = []
+    for arm in arms:
+        count = len(arm.results)
+        lines.append(f"{arm.label} ({arm.mode}): " + (f"{count} results, taken as seeds" if count > 1 else "1 result"))
+        for one in arm.results:
+            seed = one.settings.get("seed")
+            lines.append(f"  {one.path} (model {one.model}" + (f", seed {seed})" if seed is not None else ")"))
+    return lines
 
 
 def curve_of(results: Results, kind: str, benchmark: str) -> Curve | None:

@@ -46,6 +46,10 @@ class Results:
     model: str
     temperature: float | None
     """None: the file does not say."""
+    settings: Mapping[str, Any]
+    """Of the evaluation; empty where the file does not say."""
+    data: tuple[str, ...]
+    """Hashes of the questions' files; empty where the file does not say."""
     curves: Mapping[str, Mapping[str, Curve]]
     """By kind, then by benchmark or `MEAN`."""
 
@@ -115,6 +119,8 @@ def _results(path: Path, document: Any) -> Results:
         label=_text(root.get("label"), "label"),
         model=_text(root.get("model"), "model"),
         temperature=_temperature(root.get("settings")),
+        settings=settings if isinstance(settings := root.get("settings"), dict) else {},
+        data=_hashes(root.get("identity")),
         curves={
             kind: {
                 name: _curve(curve, f"curves.{kind}.{name}")
@@ -168,6 +174,11 @@ def _temperature(settings: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(f"settings.temperature must be a number of at least 0; got {_short(value)}")
     return float(value)
+
+
+def _hashes(identity: Any) -> tuple[str, ...]:
+    found = identity.get("data_sha256") if isinstance(identity, dict) else None
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _mapping(value: Any, where: str, *, filled: bool = False) -> dict[str, Any]:

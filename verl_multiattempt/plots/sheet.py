@@ -29,8 +29,9 @@ class Panel:
 
     @property
     def bars(self) -> bool:
-        """Whether intervals are drawn as bars instead of bands."""
-        return self.every_x and sum(has_interval(line) for line in self.lines) > MAX_BANDS
+        """Whether intervals are drawn as bars, side by side, instead of bands."""
+        drawn = [line for line in self.lines if has_interval(line)]
+        return self.every_x and (len(drawn) > MAX_BANDS or all(len(line.points) == 1 for line in drawn))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
