@@ -25,8 +25,8 @@ MAX_INLINE_CHARS = 20_000
 INLINE_S = 0.004
 """Time for decisions in one iteration of the event loop: when hundreds of attempts end at once, it must run other
 things too."""
-
-
+LEAST_TURNS = 4
+"""Decisions that an iteration lets pass whatever they take."""
 MAX_INLINE_BRACES = 400
 """The same for one with more braces."""
 
@@ -75,6 +75,7 @@ class MathVerifier:
         """See `verl_multiattempt.verifier.Verifier`. A gold that is a list holds alternatives: any of them is right."""
         started = time.perf_counter()
         await self._turns.take()
+        begun = time.perf_counter()
         try:
             decision = self._decide_here(text, question.ground_truth)
         except Exception as error:  # of a gold that is no plain value, say
@@ -82,7 +83,7 @@ class MathVerifier:
             decision = Verdict(
                 outcome=Outcome.ERROR, detail=f"{type(error).__name__}: {str(error)[:300]}", fault="error"
             )
-        self._turns.spend(time.perf_counter())
+        self._turns.spend(time.perf_counter() - begun)
         verdict = decision if isinstance(decision, Verdict) else await self._ask_worker(*decision)
         normal = None if verdict.answer is None else normal_answer(verdict.answer)
         return replace(verdict, normal_answer=normal, seconds=time.perf_counter() - started)
@@ -126,7 +127,11 @@ class MathVerifier:
 
 
 class _Turns:
-    """Lets callers pass until they have spent ``budget_s`` of an iteration of the event loop; the others wait."""
+    """Lets callers pass until they have spent ``budget_s`` of an iteration of the event loop; the others wait.
+
+    Of those, each further iteration lets as many pass as its budget will hold by what decisions took lately: a waiting
+    caller runs an iteration after it was let pass, so one at a time would make of a queue one decision an iteration.
+    """
 
     def __init__(self, budget_s: float):
         self._budget_s = budget_s
@@ -134,6 +139,8 @@ class _Turns:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadline = 0.0
         """When this iteration's budget is spent; 0 between iterations in which nobody passed."""
+        self._typical_s = budget_s / LEAST_TURNS
+        """What a decision takes; a running mean."""
 
     async def take(self) -> None:
         """Wait for a turn; `spend` is called when it is over, with no await in between."""
@@ -150,24 +157,23 @@ class _Turns:
         self._waiting.append(turn)
         await turn
 
-    def spend(self, now: float) -> None:
-        """Let the next one pass where there is time left."""
-        if now < self._deadline:
-            self._pass_one()
+    def spend(self, seconds: float) -> None:
+        """Take note of what a turn took."""
+        self._typical_s += (seconds - self._typical_s) / 16
 
     def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
         self._deadline = 0.0
         if self._waiting:
             self._deadline = time.perf_counter() + self._budget_s
             loop.call_soon(self._renew, loop)
-            self._pass_one()
+            self._pass(max(LEAST_TURNS, int(self._budget_s / max(self._typical_s, 1e-6))))
 
-    def _pass_one(self) -> None:
-        while self._waiting:
+    def _pass(self, count: int) -> None:
+        while self._waiting and count:
             turn = self._waiting.popleft()
             if not turn.done():  # its caller was cancelled
                 turn.set_result(None)
-                return
+                count -= 1
 
 
 def outcome_of(fault: str | None, correct: bool | None) -> Outcome:
