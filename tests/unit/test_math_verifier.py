@@ -152,10 +152,10 @@ async def test_a_queue_passes_by_as_many_an_iteration_as_its_budget_holds() -> N
     turns = _Turns(0.004)
     for _ in range(200):
         turns.spend(0.0001)
-    turns._deadline = 1e-9  # the budget of this iteration is spent: all must wait
-    asyncio.get_running_loop().call_soon(turns._renew, asyncio.get_running_loop())
-    turns._loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
+    turns._loop, turns._deadline = loop, 1e-9  # this iteration's budget is spent: all must wait
     callers = asyncio.gather(*(turns.take() for _ in range(1000)))
+    loop.call_soon(turns._renew, loop)
     count = 0
     while not callers.done():
         await asyncio.sleep(0)
