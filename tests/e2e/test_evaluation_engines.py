@@ -132,7 +132,7 @@ async def test_both_engines_give_the_same_answers_at_temperature_0(
     assert answers(offline) == answers(served)
     # There is something to compare: several attempts, more than one text.
     assert sum(episode.attempts_used > 1 for episode in offline) >= 20
-    assert len({attempt.text for episode in offline for attempt in episode.attempts}) > 1
+    assert len({attempt.text for episode in offline for attempt in episode.attempts}) > 3
     assert all(a.logprob_mean is not None for episode in offline for a in episode.attempts)
 
 
