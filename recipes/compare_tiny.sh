@@ -10,6 +10,7 @@
 # finished are skipped: run it again after an interruption.
 #
 # Settings: OUT (outputs/compare_tiny)  SEEDS ("1 2 3")  STEPS (60)  EPISODES (128 a step)  QUESTIONS (1000 held out)
+#   JOBS (2: so many seeds at a time, each with its share of the cores; 8 GiB of memory each)
 # Hardware, time, expected figures: recipes/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,9 +20,18 @@ case "${1:-}" in
   --quick) seeds=1 ;;
   *) echo "compare_tiny.sh: the argument must be --quick or absent; got '$1'" >&2; exit 2 ;;
 esac
-OUT=${OUT:-outputs/compare_tiny} SEEDS=${SEEDS:-$seeds} QUESTIONS=${QUESTIONS:-1000}
+OUT=${OUT:-outputs/compare_tiny} SEEDS=${SEEDS:-$seeds} QUESTIONS=${QUESTIONS:-1000} JOBS=${JOBS:-2}
 export STEPS=${STEPS:-60} EPISODES=${EPISODES:-128}
-mkdir -p "$OUT"
+for name in QUESTIONS JOBS STEPS EPISODES; do
+  if ! [[ ${!name} =~ ^[1-9][0-9]*$ ]]; then
+    echo "compare_tiny.sh: $name must be a number of at least 1; got '${!name}'" >&2
+    exit 2
+  fi
+done
+# Threads that wait for a core cost a small model far more than they give it.
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > JOBS ? cores / JOBS : 1))}
+mkdir -p "$OUT/logs" "$OUT/done"
 OUT=$(cd "$OUT" && pwd)
 tiny=examples/tiny_math
 first=${SEEDS%% *}
@@ -39,19 +49,18 @@ stage() {
   local name=$1 log=$OUT/logs/$1.log started=$SECONDS
   shift
   if [ -e "$OUT/done/$name" ]; then return; fi
-  mkdir -p "$OUT/logs" "$OUT/done" "$(dirname "$log")" "$(dirname "$OUT/done/$name")"
-  printf '%s  %-24s ' "$(date +%H:%M:%S)" "$name"
+  mkdir -p "$(dirname "$log")" "$(dirname "$OUT/done/$name")"
   if ! "$@" >"$log" 2>&1 </dev/null; then
-    printf 'failed; the end of %s:\n' "$log" >&2
+    printf '%s  %-32s failed; the end of %s:\n' "$(date +%H:%M:%S)" "$name" "$log" >&2
     tail -n 40 "$log" >&2
     exit 1
   fi
   printf '%s\t%d\n' "$name" $((SECONDS - started)) >>"$OUT/times.tsv"
   touch "$OUT/done/$name"
-  printf '%d s\n' $((SECONDS - started))
+  printf '%s  %-32s %d s\n' "$(date +%H:%M:%S)" "$name" $((SECONDS - started))
 }
 
-# evaluate MODEL OUT LABEL TEMPERATURE
+# evaluate MODEL OUT LABEL TEMPERATURE. The held-out questions are the same for all seeds; the first seed's file is read.
 evaluate() {
   python -m verl_multiattempt evaluate --model "$1" --data "$OUT/seed-$first/val.parquet" --out "$2" --label "$3" \
     --temperature "$4" --protocol paper --attempts 1 2 3 4 5 --limit "$QUESTIONS" --seed "$seed" \
@@ -64,28 +73,54 @@ evaluate_both() {
   stage "seed-$seed/evaluate-$2-sampled" evaluate "$1" "$folder/evaluation/$2-sampled" "$3" 1
 }
 
-for seed in $SEEDS; do
-  folder=$OUT/seed-$seed
+# compare SEED: the warm start, both arms and their evaluation.
+compare() {
+  local seed=$1 folder=$OUT/seed-$1
   export SEED=$seed
   stage "seed-$seed/warm-start" python $tiny/make.py --out "$folder" --seed "$seed" --val-rows "$QUESTIONS"
-  evaluate_both "$folder/model" warm "warm start"
   stage "seed-$seed/train-single" $tiny/train.sh "$folder" "$folder/model" "$folder/single" multiattempt.max_attempts=1
-  evaluate_both "$folder/single/trained" single single
   stage "seed-$seed/train-multi" $tiny/train.sh "$folder" "$folder/model" "$folder/multi"
+  evaluate_both "$folder/model" warm "warm start"
+  evaluate_both "$folder/single/trained" single single
   evaluate_both "$folder/multi/trained" multi multi
-  if [ "$seed" = "$first" ]; then
-    bare=$folder/no-repeats
-    stage "seed-$seed/warm-start-no-repeats" \
-      python $tiny/make.py --out "$bare" --seed "$seed" --val-rows "$QUESTIONS" --repeat-share 0
-    evaluate_both "$bare/model" warm-no-repeats "warm start without repeat dialogues"
-    stage "seed-$seed/train-multi-no-repeats" $tiny/train.sh "$bare" "$bare/model" "$bare/multi"
-    evaluate_both "$bare/multi/trained" multi-no-repeats "multi without repeat dialogues"
-  fi
+}
+
+# without_repeats SEED: `multi` from a warm start that never saw a request to repeat an answer.
+without_repeats() {
+  local seed=$1 folder=$OUT/seed-$1
+  local bare=$folder/no-repeats
+  export SEED=$seed
+  stage "seed-$seed/warm-start-no-repeats" \
+    python $tiny/make.py --out "$bare" --seed "$seed" --val-rows "$QUESTIONS" --repeat-share 0
+  stage "seed-$seed/train-multi-no-repeats" $tiny/train.sh "$bare" "$bare/model" "$bare/multi"
+  evaluate_both "$bare/model" warm-no-repeats "warm start without repeat dialogues"
+  evaluate_both "$bare/multi/trained" multi-no-repeats "multi without repeat dialogues"
+}
+
+# Each in a process group of its own, so that an interrupted run leaves nothing behind.
+set -m
+chains=()
+end_chains() {
+  for chain in "${chains[@]}"; do kill -TERM -- "-$chain" 2>/dev/null || true; done
+}
+trap 'end_chains; wait; exit 130' INT TERM
+trap 'printf "whole run\t%d\n" $SECONDS >>"$OUT/times.tsv"' EXIT
+status=0
+for chain in $(printf 'compare:%s ' $SEEDS) "without_repeats:$first"; do
+  while (($(jobs -rp | wc -l) >= JOBS)); do wait -n || status=1; done
+  "${chain%%:*}" "${chain##*:}" &
+  chains+=($!)
 done
+while (($(jobs -rp | wc -l) > 0)); do wait -n || status=1; done
+if ((status)); then
+  echo "compare_tiny.sh: a stage failed (above); run it again to go on with what is missing" >&2
+  exit 1
+fi
+set +m
 
 folder=$OUT/seed-$first
 for arm in single multi; do
   COMPOSE=1 SEED=$first $tiny/train.sh "$folder" "$folder/model" "$folder/$arm" \
     $([ $arm = single ] && echo multiattempt.max_attempts=1) >"$OUT/$arm.yaml" 2>"$OUT/logs/compose.log"
 done
-python recipes/compare_tiny_report.py --out "$OUT" --seeds $SEEDS
+python recipes/compare_tiny_report.py --out "$OUT" --seeds $SEEDS --seconds "$SECONDS"

@@ -1,6 +1,6 @@
 """Writes the report of `compare_tiny.sh`: tables with intervals over seeds, figures, the difference of the two arms.
 
-    python recipes/compare_tiny_report.py --out outputs/compare_tiny --seeds 1 2 3
+    python recipes/compare_tiny_report.py --out outputs/compare_tiny --seeds 1 2 3 --seconds 2400
 
 Reads ``OUT/seed-<seed>/evaluation/<arm>-<mode>/results.json`` and the arms' ``metrics.jsonl``; writes ``OUT/report.md``
 and ``OUT/figures``.
@@ -31,6 +31,8 @@ ATTEMPTS = (1, 2, 3, 4, 5)
 MODES = {"greedy": "greedy", "sampled": "temperature 1"}
 ARMS = {"warm": "warm start", "single": "single", "multi": "multi"}
 NO_REPEATS = {"warm-no-repeats": "warm start", "multi-no-repeats": "multi"}
+WHOLE_RUN = "whole run"
+"""What `compare_tiny.sh` writes into ``times.tsv`` at its end."""
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
 
@@ -166,22 +168,22 @@ def config_difference(out: Path) -> list[str]:
 
 
 def draw_figures(out: Path, seeds: Sequence[int]) -> list[str]:
-    """Draw with ``multiattempt plot``; the names of the PNG files, relative to ``out``."""
-    figures = out / "figures"
+    """Draw with ``multiattempt plot``; the names of the PNG files that are shown, relative to ``out``."""
     paths = [
         str(out / f"seed-{seed}" / "evaluation" / f"{arm}-{mode}") for arm in ARMS for mode in MODES for seed in seeds
     ]
     training = [
         f"{arm}={out / f'seed-{seed}' / arm / 'metrics.jsonl'}" for arm in ("single", "multi") for seed in seeds
     ]
-    command = [sys.executable, "-m", "verl_multiattempt", "plot", *paths, "--panel-by", "temperature",
-               "--training", *training, "--out", str(figures)]  # fmt: skip
-    subprocess.run(command, check=True)
-    return sorted(str(path.relative_to(out)) for path in figures.glob("*.png"))
+    plot = [sys.executable, "-m", "verl_multiattempt", "plot", *paths, "--width", "7"]
+    together = ["--panel-by", "temperature", "--training", *training, "--smooth", "5"]
+    subprocess.run([*plot, *together, "--out", str(out / "figures")], check=True)
+    subprocess.run([*plot, "--panel-by", "arm", "--out", str(out / "figures" / "arms")], check=True)
+    return [f"figures/{name}.png" for name in ("accuracy", "arms/accuracy", "retries", "training")]
 
 
-def report(out: Path, seeds: Sequence[int]) -> str:
-    """The report's Markdown."""
+def report(out: Path, seeds: Sequence[int], seconds: int) -> str:
+    """The report's Markdown; ``seconds`` are those of this call of the script."""
     results = Results(out, seeds)
     rows = pq.read_table(out / f"seed-{seeds[0]}" / "val.parquet").to_pylist()
     answers = [int(row["reward_model"]["ground_truth"]) for row in rows]
@@ -189,7 +191,7 @@ def report(out: Path, seeds: Sequence[int]) -> str:
     greedy = gains(results, "greedy")
     settings = dict(item.split("=") for item in (out / "settings").read_text().split())
     times = [line.split("\t") for line in (out / "times.tsv").read_text().splitlines()]
-    minutes = sum(int(seconds) for _, seconds in times) / 60
+    minutes = (seconds + sum(int(time) for name, time in times if name == WHOLE_RUN)) / 60
     of_seeds = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     episodes = int(settings["STEPS"]) * int(settings["EPISODES"])
     interval = (
@@ -198,7 +200,7 @@ def report(out: Path, seeds: Sequence[int]) -> str:
     text = [
         "# Single- against multi-attempt training, in miniature",
         "",
-        f"Made by `recipes/compare_tiny.sh` in {minutes:.0f} minutes on {os.cpu_count()} cores without an accelerator "
+        f"Made by `recipes/compare_tiny.sh` in {minutes:.0f} minutes on {os.cpu_count()} CPU cores, no accelerator "
         f"(Python {platform.python_version()}, commit `{commit()}`): {of_seeds}; in each, both arms start from the "
         f"same warm start and train with PPO and a critic on {episodes:,} episodes ({settings['STEPS']} steps) each. "
         f"Evaluation: {len(rows):,} held-out questions, a separate run for each number of allowed attempts. {interval}",
@@ -232,7 +234,7 @@ def report(out: Path, seeds: Sequence[int]) -> str:
         "It shows that PPO over several attempts teaches a model to use the feedback: it eliminates the answers that "
         "were wrong, where a model trained with one attempt gives them again. It does not show better arithmetic: "
         "what so small a model can know of a product is whether it is odd, which caps accuracy@1 by design. The "
-        "paper's claim on mathematics needs its scale: see [the recipes](../../README.md).",
+        "paper's claim on mathematics needs its scale: see `recipes/README.md`.",
         "",
         "## Without the repeat dialogues",
         "",
@@ -255,7 +257,7 @@ def report(out: Path, seeds: Sequence[int]) -> str:
         "",
         "## Time of the stages",
         "",
-        *table(["stage", "seconds"], times),
+        *table(["stage", "seconds"], sorted(row for row in times if row[0] != WHOLE_RUN)),
         "",
     ]
     return "\n".join(text)
@@ -275,9 +277,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of compare_tiny.sh")
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--seconds", type=int, default=0, help="of the run so far, beside those in times.tsv")
     args = parser.parse_args(argv)
     path = args.out / "report.md"
-    path.write_text(report(args.out.resolve(), args.seeds), encoding="utf-8")
+    path.write_text(report(args.out.resolve(), args.seeds, args.seconds), encoding="utf-8")
     print(f"report: {path}")
 
 

@@ -12,6 +12,11 @@ mkdir -p "$3"
 here=$(absolute "$(dirname "$0")") data=$(absolute "$1") model=$(absolute "$2") out=$(absolute "$3")
 shift 3
 SEED=${SEED:-1} STEPS=${STEPS:-60} EPISODES=${EPISODES:-128}
+if ((EPISODES % 4)) || ((EPISODES > 128 && EPISODES % 128)); then
+  echo "train.sh: EPISODES must be a multiple of 4, above 128 a multiple of 128; got $EPISODES" >&2
+  exit 2
+fi
+mini=$((EPISODES / 4)) micro=$((EPISODES < 128 ? EPISODES / 4 : 32))
 # In OUT, with relative paths there: two runs that differ in OUT alone have one configuration.
 cd "$out"
 command=(
@@ -22,13 +27,13 @@ command=(
   multiattempt.record.enabled=true multiattempt.record.dir=episodes
   actor_rollout_ref.model.path="$model" critic.model.path="$model"
   actor_rollout_ref.rollout.seed="$SEED"
-  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128
-  actor_rollout_ref.actor.ppo_mini_batch_size=$((EPISODES / 4))
-  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32
+  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=$((EPISODES < 128 ? EPISODES : 128))
+  actor_rollout_ref.actor.ppo_mini_batch_size=$mini
+  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=$micro
   actor_rollout_ref.actor.optim.lr=6e-4 actor_rollout_ref.actor.optim.lr_scheduler_type=cosine
   actor_rollout_ref.actor.optim.lr_warmup_steps=5 actor_rollout_ref.actor.optim.min_lr_ratio=0.2
   actor_rollout_ref.actor.use_kl_loss=false
-  critic.ppo_mini_batch_size=$((EPISODES / 4)) critic.ppo_micro_batch_size_per_gpu=32 critic.optim.lr=1e-3
+  critic.ppo_mini_batch_size=$mini critic.ppo_micro_batch_size_per_gpu=$micro critic.optim.lr=1e-3
   'actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]'
   trainer.critic_warmup=5 trainer.total_training_steps="$STEPS" trainer.total_epochs=1000
   trainer.val_before_train=false trainer.test_freq=-1

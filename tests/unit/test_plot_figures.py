@@ -135,6 +135,18 @@ def test_panels_by_temperature_share_their_y_axis(tmp_path: Path) -> None:
     assert [line.arm for line in together.panels[0].lines] == ["a, T=1", "a, greedy"]
 
 
+def test_panels_by_arm_are_a_row_for_each_label_and_a_column_for_each_temperature(tmp_path: Path) -> None:
+    made = [make_results(label, temperature=t, benchmarks=["aime24"]) for t in (1.0, 0.0) for label in ("a", "b")]
+    accuracy = evaluation_sheets(read(tmp_path, *made), panel_by="arm")[0]
+    assert [(panel.title, [line.arm for line in panel.lines]) for panel in accuracy.panels] == [
+        ("a, greedy", ["a"]), ("a, T=1", ["a"]), ("b, greedy", ["b"]), ("b, T=1", ["b"]),
+    ]  # fmt: skip
+    assert accuracy.columns == 2
+    greedy = evaluation_sheets(read(tmp_path, *made[2:]), panel_by="arm")[0]
+    assert [panel.title for panel in greedy.panels] == ["a", "b"]
+    assert greedy.columns == 2
+
+
 def test_seeds_without_the_same_k_are_noted(tmp_path: Path) -> None:
     results = read(tmp_path, flat_results("a", {1: 0.5, 2: 0.6}), flat_results("a", {1: 0.4}, model="other"))
     sheet = evaluation_sheets(results)[0]

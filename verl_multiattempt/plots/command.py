@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="published accuracies in percent with 1, 2, ... allowed attempts, drawn grey into the "
                         "figure of the mean; repeatable")  # fmt: skip
     parser.add_argument("--panel-by", choices=PANEL_CHOICES, default="none",
-                        help="temperature: a panel for each sampling temperature (default: none)")  # fmt: skip
+                        help="temperature: a panel for each sampling temperature; arm: for each label and sampling "
+                        "temperature (default: none)")  # fmt: skip
     parser.add_argument("--smooth", type=_steps, default=1, metavar="STEPS",
                         help="training curves as centred moving averages over that many steps, an odd number "
                         "(default: 1, none)")  # fmt: skip

@@ -11,7 +11,7 @@ from verl_multiattempt.plots.read import KINDS, MEAN, Results
 from verl_multiattempt.plots.sheet import Panel, Sheet, interval_caption
 from verl_multiattempt.plots.style import PUBLISHED, shown
 
-PANEL_CHOICES = ("none", "temperature")
+PANEL_CHOICES = ("none", "temperature", "arm")
 RETRIED_KINDS = ("nested", "paper", "no_feedback")
 """Kinds in which an attempt can follow another."""
 RATES = ("refinement", "repeat")
@@ -29,7 +29,8 @@ def evaluation_sheets(
     Args:
         results: of the same label: seeds of one arm.
         references: published accuracies, drawn into the figure of the mean.
-        panel_by: ``temperature``: a panel for each way of sampling; ``none``: all in one.
+        panel_by: ``temperature``: a panel for each way of sampling; ``arm``: one for each label and way of sampling;
+            ``none``: all in one.
 
     Raises:
         ValueError: seeds of an arm do not go together.
@@ -37,16 +38,28 @@ def evaluation_sheets(
     arms = make_arms(results)
     modes = sorted({arm.temperature for arm in arms}, key=lambda t: (t is None, t or 0))
     groups: Groups = [("", arms)]
-    if panel_by == "temperature":
+    columns = None
+    if panel_by == "arm":
+        labels = [arm.label for arm in arms]
+        arms = sorted(arms, key=lambda arm: (labels.index(arm.label), modes.index(arm.temperature)))
+        groups = [(f"{arm.label}, {arm.mode}" if len(modes) > 1 else arm.label, [arm]) for arm in arms]
+        columns = len(modes) if len(modes) > 1 else None
+    elif panel_by == "temperature":
         groups = [(mode_name(mode), [arm for arm in arms if arm.temperature == mode]) for mode in modes]
     elif len(modes) > 1:
         arms = [replace(arm, label=f"{arm.label}, {arm.mode}") for arm in arms]
         groups = [("", arms)]
-    sheets = [_accuracy_sheet(groups, arms, references), _benchmark_sheet(groups, arms), _retry_sheet(groups, arms)]
+    sheets = [
+        _accuracy_sheet(groups, arms, references, columns),
+        _benchmark_sheet(groups, arms),
+        _retry_sheet(groups, arms),
+    ]
     return [sheet for sheet in sheets if sheet is not None]
 
 
-def _accuracy_sheet(groups: Groups, arms: Sequence[Arm], references: Sequence[Line]) -> Sheet | None:
+def _accuracy_sheet(
+    groups: Groups, arms: Sequence[Arm], references: Sequence[Line], columns: int | None
+) -> Sheet | None:
     panels = [
         _accuracy_panel(mode, lines, "all", references)
         for mode, members in groups
@@ -62,7 +75,7 @@ def _accuracy_sheet(groups: Groups, arms: Sequence[Arm], references: Sequence[Li
         caption.append("Grey: published figures, not measured here.")
     return Sheet(
         name="accuracy", title=wording.title(panels, text), caption=wording.sentences(caption), panels=tuple(panels),
-        columns=len(panels), notes=tuple(wording.notes(arms)),
+        columns=columns or len(panels), notes=tuple(wording.notes(arms)),
     )  # fmt: skip
 
 
