@@ -15,7 +15,6 @@ import base64
 import gzip
 import hashlib
 import html
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
@@ -28,6 +27,7 @@ from verl_multiattempt.record import RecordedEpisode, to_json
 from verl_multiattempt.verifier import Outcome
 from verl_multiattempt.view_summary import Summary
 from verl_multiattempt.view_text import HIDDEN
+from verl_multiattempt.whole_file import written_whole
 
 SCRIPTS = ("view_text.js", "view_plots.js", "view_episode.js", "view_list.js")
 CHUNK_CHARS = 500_000
@@ -73,13 +73,8 @@ def write_page(out: Path, episodes: Sequence[RecordedEpisode], summary: Summary,
         "script": script,
         "index": script_json(index),
     }
-    half_written = out.with_name(out.name + ".part")
-    try:
-        with half_written.open("w", encoding="utf-8", newline="\n") as file:
-            _fill(file, values, {"search": searched, "chunk": chunks})
-        os.replace(half_written, out)
-    finally:
-        half_written.unlink(missing_ok=True)
+    with written_whole(out) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        _fill(file, values, {"search": searched, "chunk": chunks})
 
 
 def _fill(file: TextIO, values: dict[str, str], packed: dict[str, list[tuple[str, int]]]) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tests.evaluation_results import flat_results, make_results, write
 from verl_multiattempt.plots.curves import evaluation_sheets, read_reference
-from verl_multiattempt.plots.draw import draw, house_style, legend_entries, render, write_atomically
+from verl_multiattempt.plots.draw import draw, house_style, legend_entries, render
 from verl_multiattempt.plots.lines import Line, Point
 from verl_multiattempt.plots.read import Results, read_results
 from verl_multiattempt.plots.sheet import Panel, Sheet
@@ -281,17 +281,3 @@ def test_y_axis_along_steps_is_not_stretched_by_the_interval_of_two_seeds() -> N
 
     assert limits(2) == pytest.approx((0.49, 0.71))
     assert limits(3)[0] < -9
-
-
-def test_a_file_is_there_whole_or_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "a.png"
-    write_atomically(target, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(target, b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert target.read_bytes() == b"old"

@@ -15,6 +15,7 @@ from typing import Any
 
 from verl_multiattempt.data.rows import schema
 from verl_multiattempt.data.sources import fingerprint
+from verl_multiattempt.whole_file import draft_of
 
 SCHEMA = 1
 """Of the card; raised when a key changes its meaning."""
@@ -55,7 +56,7 @@ def write(out: Path, rows: Iterable[dict[str, Any]], card: dict[str, Any]) -> di
         SystemExit: SIGTERM came; what was there before is still there, and nothing else.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _sigterm_raises(), _half_written(out) as new_parquet, _half_written(card_path(out)) as new_card:
+    with _sigterm_raises(), draft_of(out) as new_parquet, draft_of(card_path(out)) as new_card:
         _write_parquet(new_parquet, rows)
         # The name alone: the two files may be moved together.
         card = {**card, "output": {"file": out.name, **fingerprint(new_parquet)}}
@@ -78,16 +79,6 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
                 writer.write_table(pa.Table.from_pylist(batch, schema=columns))
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _half_written(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, gone at the end."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield half
-    finally:
-        half.unlink(missing_ok=True)
 
 
 @contextmanager

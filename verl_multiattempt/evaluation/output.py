@@ -24,6 +24,7 @@ from typing import Any
 from verl_multiattempt.cli_errors import CommandError, UsageError
 from verl_multiattempt.evaluation.model_identity import COMMITS
 from verl_multiattempt.evaluation.settings import differences
+from verl_multiattempt.whole_file import written_whole
 
 SETTINGS_NAME = "settings.json"
 RESULTS_NAME = "results.json"
@@ -98,14 +99,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         CommandError: it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as file:
+        with written_whole(path) as draft, draft.open("w", encoding="utf-8") as file:
             json.dump(values, file, indent=2, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise CommandError(f"{path} cannot be written: {error.strerror}") from error

@@ -13,6 +13,7 @@ from verl_multiattempt.plots.lines import make_arms, members
 from verl_multiattempt.plots.read import Results, read_all
 from verl_multiattempt.plots.sheet import Sheet
 from verl_multiattempt.plots.training import read_runs, training_sheet
+from verl_multiattempt.whole_file import written_whole
 
 DESCRIPTION = """\
 Draws the figures of one or more evaluations (results.json of `multiattempt evaluate`) as PNG and SVG:
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """
     # Imported when all that was given is right: matplotlib takes a second.
     results, sheets = _sheets(args)
-    from verl_multiattempt.plots.draw import render, write_atomically
+    from verl_multiattempt.plots.draw import render
 
     rendered = [render(sheet, args.width) for sheet in sheets]
     out = Path(args.out)
@@ -85,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
         print(_printable(line, sys.stdout))
     for files, _ in rendered:
         for name, content in files.items():
-            write_atomically(out / name, content)
+            with written_whole(out / name) as draft:
+                draft.write_bytes(content)
             print(_printable(out / name, sys.stdout))
     for note in dict.fromkeys(note for _, notes in rendered for note in notes):
         print(_printable(f"note: {note}", sys.stderr), file=sys.stderr)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verl_multiattempt.plots.lines import Line
@@ -64,16 +62,6 @@ def render(sheet: Sheet, width: float) -> tuple[dict[str, bytes], list[str]]:
         if "missing from font" not in str(warning.message):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return files, notes
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that others see whole or not at all."""
-    half_written = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        half_written.write_bytes(content)
-        os.replace(half_written, path)
-    finally:
-        half_written.unlink(missing_ok=True)
 
 
 def draw(sheet: Sheet, width: float) -> Figure:
