@@ -9,10 +9,11 @@ trains on tokens that were not sampled, whose log-probabilities are others. Two 
 
 - `tiny`: the tiny example's, warm-started, with its tokenizer;
 - `bpe`: a byte-level BPE trained on the texts of `--data` (JSON Lines with a problem and a solution; without a folder,
-  on this repository's own texts), and a causal model trained on them for `--train-s` seconds.
+  on this repository's own texts), and a causal model trained on them for `--train-steps` steps.
 
-The second model writes worse than one that is of use, and more of its tokens are unlikely ones: shares for a good model
-at the same temperature are smaller. So its loss on held-out texts is reported, and a lower temperature, too. Intervals
+The second model writes worse than one that is of use, and more of its tokens are unlikely ones, among them bytes that
+are no UTF-8: shares for a good model at the same temperature are smaller. So its loss on held-out texts is reported, a
+lower temperature, and the share among sequences that are UTF-8. Intervals
 are Clopper and Pearson's at 95 %; they take the sequences as independent, which the attempts of one conversation are
 not quite.
 """
@@ -91,6 +92,7 @@ def summary(changes: Sequence[Change]) -> dict[str, Any]:
         return {"sequences": 0}
     changed = [change for change in changes if change.changed]
     other_length = sum(change.new_length != change.length for change in changes)
+    text = [change.changed for change in changes if not change.replaced]
     return {
         "sequences": count,
         "mean_length": sum(change.length for change in changes) / count,
@@ -98,7 +100,10 @@ def summary(changes: Sequence[Change]) -> dict[str, Any]:
         "share": len(changed) / count,
         "share_95": exact_limits(len(changed), count),
         "share_other_length": other_length / count,
-        "share_no_utf8": sum(change.replaced for change in changes) / count,
+        "share_no_utf8": 1 - len(text) / count,
+        "utf8_sequences": len(text),
+        "utf8_share": sum(text) / max(1, len(text)),
+        "utf8_share_95": exact_limits(sum(text), len(text)) if text else (0.0, 1.0),
         "mean_changed_tokens": sum(change.num_changed for change in changed) / max(1, len(changed)),
         "share_of_tokens": sum(change.num_changed for change in changes) / max(1, sum(c.length for c in changes)),
     }
@@ -153,12 +158,15 @@ def show(name: str, found: dict[str, dict[str, Any]]) -> None:
         for part, one in parts.items():
             if not one["sequences"]:
                 continue
-            low, high = one["share_95"]
             print(f"  {part:<18} {one['sequences']:6,} of {one['mean_length']:6.1f} tokens: "
-                  f"{100 * one['share']:5.1f} % changed [{100 * low:.1f}, {100 * high:.1f}], "
-                  f"{100 * one['share_other_length']:5.1f} % of another length; where changed "
-                  f"{one['mean_changed_tokens']:.1f} tokens; {100 * one['share_no_utf8']:.1f} % no UTF-8",
+                  f"{_percent(one['share'], one['share_95'])} changed, {100 * one['share_other_length']:.1f} % of "
+                  f"another length; where changed {one['mean_changed_tokens']:.1f} tokens; of "
+                  f"{one['utf8_sequences']:,} in UTF-8 {_percent(one['utf8_share'], one['utf8_share_95'])} changed",
                   flush=True)  # fmt: skip
+
+
+def _percent(share: float, limits: Sequence[float]) -> str:
+    return f"{100 * share:.1f} % [{100 * limits[0]:.1f}, {100 * limits[1]:.1f}]"
 
 
 def main() -> None:
@@ -172,14 +180,14 @@ def main() -> None:
         "--train-s", type=float, default=90, help="seconds of training of the second model (default 90)"
     )
     parser.add_argument("--warm-start", type=int, default=150, help="steps of the tiny model's (default 150)")
-    parser.add_argument("--quick", action="store_true", help="32 conversations, 20 s and 40 steps of training")
+    parser.add_argument("--quick", action="store_true", help="32 conversations, 40 steps of training of each")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     args = parser.parse_args()
     if args.quick:
-        args.episodes, args.train_s, args.warm_start = 32, 20, 40
-    if args.episodes < 1 or args.train_s <= 0 or args.warm_start < 0:
-        parser.error("--episodes and --train-s must be above 0, and --warm-start not below; got "
-                     f"{args.episodes}, {args.train_s:g} and {args.warm_start}")  # fmt: skip
+        args.episodes, args.train_steps, args.warm_start = 32, 40, 40
+    if args.episodes < 1 or args.train_steps < 1 or args.warm_start < 0:
+        parser.error("--episodes and --train-steps must be at least 1, and --warm-start at least 0; got "
+                     f"{args.episodes}, {args.train_steps} and {args.warm_start}")  # fmt: skip
     try:
         pairs = read_pairs(args.data)
     except ValueError as error:
@@ -197,7 +205,7 @@ def main() -> None:
         figures["tiny"] = asyncio.run(roll_out(folder / "model", folder / "val.parquet", TINY_LIMITS,
                                                args.temperatures, args.episodes))  # fmt: skip
         show("tiny", figures["tiny"])
-        figures["bpe_model"] = make_text_model(folder / "bpe", pairs, args.train_s, BPE_LIMITS.max_model_len)
+        figures["bpe_model"] = make_text_model(folder / "bpe", pairs, args.train_steps, BPE_LIMITS.max_model_len)
         print("bpe: " + ", ".join(f"{key} {value:,.4g}" for key, value in figures["bpe_model"].items()), flush=True)
         data = write_questions(folder / "questions.parquet", pairs)
         figures["bpe"] = asyncio.run(roll_out(folder / "bpe", data, BPE_LIMITS, args.temperatures, args.episodes))

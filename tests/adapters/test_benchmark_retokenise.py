@@ -41,6 +41,8 @@ def test_half_a_character_is_told_apart() -> None:
     change = change_of([first_byte], encode, TOKENIZER.decode)
     assert change.changed
     assert change.replaced
+    found = summary([change, change_of(encode("the cat"), encode, TOKENIZER.decode)])
+    assert (found["share"], found["share_no_utf8"], found["utf8_sequences"], found["utf8_share"]) == (0.5, 0.5, 1, 0.0)
 
 
 def test_attempts_are_what_was_sampled_without_the_end_of_the_turn() -> None:
