@@ -29,8 +29,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-# First, so that verl finds its platform.
-import verl  # noqa: F401
 from engine_replay import (  # type: ignore[import-not-found]
     CpuTime,
     Recorder,
@@ -46,114 +44,13 @@ from engine_replay import (  # type: ignore[import-not-found]
     rate_ratio,
     show,
 )
-from omegaconf import open_dict
-from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
-from verl.utils.dataset.rl_dataset import RLHFDataset
-from verl.workers.rollout.replica import TokenOutput
+from in_process import Bench, Limits, metric_value  # type: ignore[import-not-found]
 
-from verl_multiattempt.adapters.agent_loop import MultiAttemptAgentLoop
-from verl_multiattempt.adapters.compose import compose_training_config
-from verl_multiattempt.evaluation.questions import Questions
 from verl_multiattempt.evaluation.vllm_engine import VllmEngine
 from verl_multiattempt.settings import Settings
-from verl_multiattempt.verifier import Question
 
-ATTEMPTS = 5
-TOKENS_PER_ATTEMPT = 128
-RESPONSE_LENGTH = ATTEMPTS * (TOKENS_PER_ATTEMPT + 32)
-MAX_MODEL_LEN = 1024
+LIMITS = Limits(attempts=5, tokens_per_attempt=128, response_length=5 * (128 + 32), max_model_len=1024)
 MAX_NUM_SEQS = 16
-
-
-class InProcessServer:
-    """verl's interface of a rollout server, around vLLM's engine in this process.
-
-    Parameters are made as in verl's ``vllm_async_server.py``, but that vLLM gives each answer at its end and not after
-    every token: what verl spends on that is not the loop's.
-    """
-
-    def __init__(self, llm: Any):
-        self.llm = llm
-        self.num_requests = 0
-
-    async def generate(
-        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], priority: int = 0
-    ) -> TokenOutput:
-        """Continue token ids."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        values = dict(sampling_params)
-        logprobs = 0 if values.pop("logprobs", False) else None
-        params = SamplingParams(**values, logprobs=logprobs, flat_logprobs=logprobs is not None, detokenize=False,
-                                output_kind=RequestOutputKind.FINAL_ONLY)  # fmt: skip
-        self.num_requests += 1
-        async for output in self.llm.generate({"prompt_token_ids": prompt_ids}, params,
-                                              f"{request_id}#{self.num_requests}"):  # fmt: skip
-            completion = output.outputs[0]
-        flat = completion.logprobs
-        return TokenOutput(
-            token_ids=list(completion.token_ids),
-            log_probs=None if flat is None else [flat.logprobs[i] for i in flat.start_indices],
-            stop_reason="aborted" if completion.finish_reason == "abort" else "completed",
-            num_preempted=0,
-        )
-
-
-class Bench:
-    """The agent loop over one configuration and engine."""
-
-    def __init__(self, engine: VllmEngine, data: Path):
-        self.tokenizer = engine.scaffold.tokenizer
-        self.server = InProcessServer(engine._llm)
-        self.config = compose_training_config(["+recipe=multiattempt", "+platform=cpu", "data.train_files=none",
-                                               "data.val_files=none", "actor_rollout_ref.model.path=none"])  # fmt: skip
-        with open_dict(self.config):
-            self.config.multiattempt.distribution = "fixed"
-            self.config.multiattempt.max_attempts = ATTEMPTS
-            self.config.multiattempt.max_tokens_per_attempt = TOKENS_PER_ATTEMPT
-            self.config.multiattempt.min_tokens_per_attempt = 1
-            self.config.data.max_response_length = RESPONSE_LENGTH
-            self.config.actor_rollout_ref.rollout.response_length = RESPONSE_LENGTH
-            self.config.actor_rollout_ref.rollout.prompt_length = MAX_MODEL_LEN - RESPONSE_LENGTH
-            self.config.actor_rollout_ref.rollout.max_model_len = MAX_MODEL_LEN
-        self.context = {
-            name: DictConfigWrap(node) for name, node in (("trainer", self.config), ("data", self.config.data))
-        }
-        self.rows: list[dict[str, Any]] = [
-            {
-                "raw_prompt": row.prompt, "data_source": row.data_source, "extra_info": row.extra_info,
-                "reward_model": {"ground_truth": row.ground_truth}, "uid": row.question_id, "session_id": 0,
-                "global_steps": 1,
-            }
-            for row in Questions([data])
-        ]  # fmt: skip
-
-    def loop(self) -> MultiAttemptAgentLoop:
-        """The loop of one episode, made anew as verl does."""
-        return MultiAttemptAgentLoop(
-            trainer_config=self.context["trainer"], server_manager=self.server, tokenizer=self.tokenizer,
-            processor=None, dataset_cls=RLHFDataset, data_config=self.context["data"], tools=ToolListWrap([]),
-            hf_model_type="qwen2",
-        )  # fmt: skip
-
-    async def start_verifier(self) -> None:
-        """Have the verifier's processes up; not decided without a worker, so that all is loaded."""
-        verifier = self.loop().shared.verifier
-        await verifier.verify("\\boxed{\\frac{x+1}{3}}", Question(ground_truth="\\frac{2x-1}{6}"))
-
-    async def close(self) -> None:
-        """End the verifier's processes."""
-        await self.loop().shared.verifier.close()
-
-    async def run(self, episodes: int, repeat: int) -> int:
-        """All episodes at once, each with its own seed, as far as sampling goes; tokens that are trained on."""
-
-        async def one(number: int) -> int:
-            params = {"temperature": 1.0, "top_p": 1.0, "logprobs": True, "seed": repeat * episodes + number}
-            return sum((await self.loop().run(params, **self.rows[number])).response_mask)
-
-        return sum(await asyncio.gather(*(one(number) for number in range(episodes))))
 
 
 async def roll_out(bench: Bench, recorder: Recorder, episodes: int, repeat: int) -> tuple[list[Request], float]:
@@ -167,22 +64,15 @@ async def roll_out(bench: Bench, recorder: Recorder, episodes: int, repeat: int)
     return recorder.requests, seconds
 
 
-def counted_hits() -> int:
-    """Tokens found in the prefix cache so far, as vLLM itself counts them."""
-    from vllm.v1.metrics.reader import get_metrics_snapshot
-
-    return sum(metric.value for metric in get_metrics_snapshot() if metric.name == "vllm:prefix_cache_hits")
-
-
 async def measure(model: Path, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Tokens/s of the agent loop and of the raw engine, in turns."""
     engine = VllmEngine(
-        str(model), Settings(), max_model_len=MAX_MODEL_LEN,
+        str(model), Settings(), max_model_len=LIMITS.max_model_len,
         engine_args={"max_num_seqs": MAX_NUM_SEQS, "disable_log_stats": False},
     )  # fmt: skip
     await engine.start()
     config, pids = engine._llm.vllm_config, engine.process_ids()
-    bench = Bench(engine, data)
+    bench = Bench(engine, data, LIMITS)
     turns: list[dict[str, Any]] = []
     rates: dict[str, Any] = {}
     try:
@@ -193,7 +83,7 @@ async def measure(model: Path, data: Path, args: argparse.Namespace) -> dict[str
             turn: dict[str, Any] = {}
             # In odd repeats the replay, of the requests of the repeat before, goes first.
             for kind in ("agent loop", "raw") if repeat % 2 == 0 else ("raw", "agent loop"):
-                cpu, counted = CpuTime(pids), counted_hits()
+                cpu, counted = CpuTime(pids), metric_value("prefix_cache_hits")
                 if kind == "raw":
                     seconds, answered = await recorder.replay(requests)
                 else:
@@ -203,7 +93,7 @@ async def measure(model: Path, data: Path, args: argparse.Namespace) -> dict[str
                 rates[kind] = {
                     **hit_rate(answered, config.cache_config.block_size).to_json(),
                     "cached_tokens_all_attempts": sum(request.num_cached for request in answered),
-                    "vllm_counter": counted_hits() - counted,
+                    "vllm_counter": metric_value("prefix_cache_hits") - counted,
                 }
             turn["load_average"] = machine()["load_average"]
             turns.append(turn)

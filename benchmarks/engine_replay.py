@@ -55,7 +55,7 @@ def make_model(folder: Path) -> int:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    tokenizer = _make_tokenizer()
+    tokenizer = make_bpe(repository_texts(), VOCAB_SIZE, added=GUESSES)
     torch.manual_seed(1)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=HIDDEN_SIZE, intermediate_size=INTERMEDIATE_SIZE,
@@ -77,8 +77,15 @@ def make_model(folder: Path) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _make_tokenizer() -> Any:
-    """A byte-level BPE of this repository's own texts, with the tiny example's chat template."""
+def repository_texts() -> list[str]:
+    """This repository's own code and pages."""
+    folders = ("verl_multiattempt", "examples", "docs", "tests")
+    files = sorted(path for name in folders for end in ("py", "md") for path in (REPOSITORY / name).rglob(f"*.{end}"))
+    return [path.read_text(encoding="utf-8") for path in files]
+
+
+def make_bpe(texts: Iterable[str], vocab_size: int, *, added: Sequence[str] = (), max_length: int = MAX_LENGTH) -> Any:
+    """A byte-level BPE of these texts, with the tiny example's chat template; ``added`` are tokens of their own."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -90,16 +97,14 @@ def _make_tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(token, special=True, normalized=False) for token in (PAD, TURN_START, TURN_END)]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - len(GUESSES), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        vocab_size=vocab_size - len(added), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=special, show_progress=False,
     )  # fmt: skip
-    folders = ("verl_multiattempt", "examples", "docs", "tests")
-    files = sorted(path for name in folders for end in ("py", "md") for path in (REPOSITORY / name).rglob(f"*.{end}"))
-    tokenizer.train_from_iterator((path.read_text(encoding="utf-8") for path in files), trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in GUESSES])
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=TURN_END, pad_token=PAD, chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False, model_max_length=MAX_LENGTH,
+        clean_up_tokenization_spaces=False, model_max_length=max_length,
     )  # fmt: skip
 
 
