@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,26 @@ def test_panels_by_arm_are_a_row_for_each_label_and_a_column_for_each_temperatur
     greedy = evaluation_sheets(read(tmp_path, *made[2:]), panel_by="arm")[0]
     assert [panel.title for panel in greedy.panels] == ["a", "b"]
     assert greedy.columns == 2
+
+
+def test_an_arm_has_the_same_colour_in_every_figure_that_is_made_together(tmp_path: Path) -> None:
+    results = read(tmp_path, *(make_results(label, benchmarks=["aime24"]) for label in ("warm start", "single")))
+    accuracy = evaluation_sheets(results)[0]
+    alone = replace(accuracy, panels=tuple(replace(p, lines=p.lines[1:]) for p in accuracy.panels))
+    beside = replace(alone, together_with=tuple(accuracy.arms))
+
+    def colour(sheet: Sheet, number: int) -> object:
+        return draw(sheet, 3.5).axes[0].lines[number].get_color()
+
+    assert colour(beside, 0) == colour(accuracy, 1)
+    assert colour(alone, 0) == colour(accuracy, 0)
+    assert [look.colour for _, look in legend_entries(beside)] == [colour(accuracy, 1)]
+
+
+def test_six_panels_are_two_rows_of_three(tmp_path: Path) -> None:
+    sheet = evaluation_sheets(read(tmp_path, make_results("a", benchmarks=["aime24"])))[1]
+    figure = draw(replace(sheet, panels=sheet.panels * 6), 7)
+    assert {ax.get_subplotspec().get_geometry()[:2] for ax in figure.axes} == {(2, 3)}
 
 
 def test_seeds_without_the_same_k_are_noted(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -110,7 +111,8 @@ def _sheets(args: argparse.Namespace) -> tuple[list[Results], list[Sheet]]:
             sheets.append(training_sheet(read_runs(args.training), args.smooth))
     except ValueError as error:  # of an argument or of a file that one names
         raise UsageError(str(error)) from error
-    return results, sheets
+    arms = tuple(dict.fromkeys(arm for sheet in sheets for arm in sheet.arms))
+    return results, [replace(sheet, together_with=arms) for sheet in sheets]
 
 
 def _steps(text: str) -> int:

@@ -72,6 +72,7 @@ def draw(sheet: Sheet, width: float) -> Figure:
     columns = sheet.columns or max(1, min(len(sheet.panels), int(width / MIN_PANEL_INCHES)))
     width = max(width, columns * MIN_PANEL_INCHES)
     rows = -(-len(sheet.panels) // columns)
+    columns = sheet.columns or -(-len(sheet.panels) // rows)  # rows of about the same number of panels
     figure = Figure(figsize=(width, 2.0 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -96,7 +97,7 @@ def _draw_panel(ax: Axes, panel: Panel, sheet: Sheet) -> None:
         ax.text(0.5, 0.5, "no results", transform=ax.transAxes, ha="center", va="center", color="#404040")
     scale = 100 if panel.percent else 1
     for number, line in enumerate(panel.lines):
-        look = look_of(line.arm, line.kind, sheet.arms, sheet.published)
+        look = look_of(line.arm, line.kind, sheet.palette, sheet.published)
         # Side by side, bars of lines that meet stay apart.
         shift = (number - (len(panel.lines) - 1) / 2) * min(0.07, 0.6 / len(panel.lines)) if panel.bars else 0
         xs = [point.x + shift for point in line.points]
@@ -215,10 +216,10 @@ def legend_entries(sheet: Sheet) -> list[tuple[str, Look]]:
     arms, kinds = sheet.arms, sheet.kinds
     entries: list[tuple[str, Look]] = []
     if len(arms) == 1 and kinds != [""]:
-        entries = [(KIND_LABELS[kind] + sheet.seeds(arms[0]), look_of(arms[0], kind, arms)) for kind in kinds]
+        entries = [(KIND_LABELS[kind] + sheet.seeds(arms[0]), look_of(arms[0], kind, sheet.palette)) for kind in kinds]
     else:
         kind = kinds[0] if len(kinds) == 1 else ""
-        entries = [(shown(arm) + sheet.seeds(arm), look_of(arm, kind, arms)) for arm in arms]
+        entries = [(shown(arm) + sheet.seeds(arm), look_of(arm, kind, sheet.palette)) for arm in arms]
         if len(kinds) > 1:
             entries += [(KIND_LABELS[kind], kind_look(kind)) for kind in kinds]
     published = sheet.published

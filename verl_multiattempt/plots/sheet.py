@@ -47,6 +47,8 @@ class Sheet:
     """Panels in a row; None: as many as the width allows."""
     notes: tuple[str, ...] = ()
     """What was left out or is not alike, for the terminal."""
+    together_with: tuple[str, ...] = ()
+    """Arms of all figures that are made together, so that an arm looks the same in each."""
 
     @property
     def lines(self) -> list[Line]:
@@ -57,6 +59,11 @@ class Sheet:
     def arms(self) -> list[str]:
         """The arms in their order; published ones are not among them."""
         return list(dict.fromkeys(line.arm for line in self.lines if line.kind != PUBLISHED))
+
+    @property
+    def palette(self) -> list[str]:
+        """The arms by whose order colours and markers are given."""
+        return list(dict.fromkeys([*self.together_with, *self.arms]))
 
     @property
     def kinds(self) -> list[str]:
