@@ -129,6 +129,12 @@ def rate_table(results: Results) -> list[str]:
     return table(head, rows)
 
 
+def rate(results: Results, name: str, arm: str) -> str:
+    """What `Results.rate` gives for greedy answers, in words."""
+    values = results.rate(name, arm, "greedy")
+    return Estimate.of(values).percent() if values else "none"
+
+
 def gains(results: Results, mode: str) -> dict[str, Estimate]:
     """accuracy@2 less accuracy@1, by arm; and multi's less single's, paired by seed."""
     gain = {
@@ -208,6 +214,10 @@ def report(out: Path, seeds: Sequence[int], seconds: int) -> str:
         f"**A second attempt adds {greedy['multi'].points()} to the accuracy of the model trained with "
         f"several attempts, and {greedy['single'].points()} to that of the model trained with one; the difference is "
         f"{greedy['difference'].points()}** (greedy).",
+        "",
+        f"After a wrong first answer the second is correct in {rate(results, 'refinement', 'multi')} of the cases "
+        f"(`single`: {rate(results, 'refinement', 'single')}), and is the first again in "
+        f"{rate(results, 'repeat', 'multi')} (`single`: {rate(results, 'repeat', 'single')}).",
         "",
         "## Accuracy@k, greedy",
         "",
