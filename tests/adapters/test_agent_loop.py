@@ -55,7 +55,7 @@ def check(output: AgentLoopOutput, server: ScriptedServer, loop: MultiAttemptAge
         response_ids=output.response_ids,
         response_mask=output.response_mask,
         response_logprobs=output.response_logprobs,
-        response_length=loop.response_length,
+        response_length=loop.shared.limits.response_length,
         episode=episode,
         opening=opening,
         sampled=[server.sampled(i) for i in range(episode.attempts_used)],
