@@ -49,7 +49,7 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
-from verl_multiattempt.adapters.agent_loop import MultiAttemptAgentLoop
+from verl_multiattempt.adapters.agent_loop import MultiAttemptAgentLoop, freeze_heap
 from verl_multiattempt.adapters.compose import compose_training_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "tiny_math"))
@@ -251,7 +251,8 @@ class Bench:
                 await asyncio.sleep(PROBE_S)
                 stalls.append((due, time.perf_counter()))
 
-        gc.collect()
+        gc.unfreeze()  # each loop in the heap of its own worker process
+        freeze_heap() if name == "multiattempt" else gc.collect()
         server = PretendedServer(self.answer(name, tokens), latency_s=latency_s, on_request=on_request)
         with CollectorClock() as collector:
             watching = asyncio.create_task(probe())
@@ -387,19 +388,18 @@ def goals(figures: dict[str, Any]) -> list[dict[str, Any]]:
         found.append((text, cpu[most] / cpu[base], LINEAR))
     for text, table in (("CPU time linear in tokens", by_tokens), ("memory linear in tokens", memory)):
         if len(table) > 2:
-            _, base, *_, most = sorted(table)
-            text = f"{text}: a further token at {most:,} : at {base:,}"
-            found.append((text, slope(table, most) / slope(table, base), LINEAR))
+            first, *_, before, most = sorted(table)
+            text = f"{text}: a further token to {most:,} : to {before:,}"
+            found.append((text, slope(table, before, most) / slope(table, first, before), LINEAR))
     print(f"\n{'goal':<70}{'got':>8}{'at most':>9}")
     for text, got, limit in found:
         print(f"{text:<70}{got:>8.2f}{limit:>9.2f}   {'met' if got <= limit else 'NOT MET'}")
     return [{"goal": text, "got": got, "at_most": limit, "met": got <= limit} for text, got, limit in found]
 
 
-def slope(table: dict[int, float], tokens: int) -> float:
-    """What a further token adds, from the size before to this one."""
-    before = max(size for size in table if size < tokens)
-    return (table[tokens] - table[before]) / (tokens - before)
+def slope(table: dict[int, float], start: int, end: int) -> float:
+    """What a further token adds between two sizes."""
+    return (table[end] - table[start]) / (end - start)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
