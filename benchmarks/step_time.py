@@ -1,11 +1,13 @@
 """Where a training step's time goes, the share spent in this package, and what the plugin adds to ``import verl``.
 
-    python benchmarks/step_time.py                               # 128 episodes a step, 8 steps
+    python benchmarks/step_time.py                               # 64, 256 and 1,024 episodes a step, 5 steps of each
     python benchmarks/step_time.py --episodes 1024 --steps 4
-    python benchmarks/step_time.py --quick
+    python benchmarks/step_time.py --quick --out step_time.json
 
-Trains the tiny example on the CPU stack with stopwatches around the package's code (see step_time_probe.py). The
-step's breakdown is verl's own ``timing_s``. The first two steps are left out: they hold one-time costs.
+Trains the tiny example on the CPU stack, once for each size, with stopwatches around the package's code (see
+step_time_probe.py). The step's breakdown is verl's own ``timing_s``. The first two steps are left out: they hold
+one-time costs. The share is that of the tiny model's short step; at the end the package's time on the processor is set
+against longer steps, by arithmetic.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WARM_UP_STEPS = 2
+LONGER_STEPS_S = (10, 60, 300)
 
 
 def train(folder: Path, data: Path, episodes: int, steps: int, logged: int) -> list[dict[str, float]]:
@@ -60,24 +63,27 @@ def train(folder: Path, data: Path, episodes: int, steps: int, logged: int) -> l
     return [line["data"] for line in lines if line["step"] > WARM_UP_STEPS]
 
 
-def package_seconds(folder: Path, episodes: int, logged: int) -> dict[str, float]:
-    """Seconds per step in each part of the package, and attempts per step, after the warm-up."""
+def package_times(folder: Path, episodes: int, logged: int) -> dict[str, Any]:
+    """Per step after the warm-up: seconds in each part of the package (wall and CPU), attempts, sampled tokens."""
     # What hands an episode to the log is two calls; a step's metrics are its reading and its figures.
     rows_per_step = {
         "agent_loop": episodes, "reward_manager": episodes, "episode_metrics": 2, "episode_log": 2 * logged,
         "episode_log_thread": logged,
     }  # fmt: skip
-    parts: dict[str, float] = {}
+    wall: dict[str, float] = {}
+    cpu: dict[str, float] = {}
+    counts = {"attempts": 0.0, "tokens": 0.0}
     for part, per_step in rows_per_step.items():
         rows = [json.loads(line) for line in (folder / f"{part}.jsonl").read_text().splitlines()]
         rows = rows[WARM_UP_STEPS * per_step :]
         steps = len(rows) / per_step
-        parts[part] = sum(row["seconds"] for row in rows) / steps
+        wall[part] = sum(row["seconds"] for row in rows) / steps
+        cpu[part] = sum(row["cpu_s"] for row in rows) / steps
         if part == "agent_loop":
-            parts["attempts"] = sum(row["attempts"] for row in rows) / steps
-    # It is also within the agent loop's time.
-    parts["agent_loop"] -= parts["episode_log"]
-    return parts
+            counts = {name: sum(row[name] for row in rows) / steps for name in counts}
+    for times in (wall, cpu):  # it is also within the agent loop's time
+        times["agent_loop"] -= times["episode_log"]
+    return {"package_s": wall, "package_cpu_s": cpu, **counts}
 
 
 def import_seconds(repeats: int) -> dict[str, float]:
@@ -95,78 +101,90 @@ def import_seconds(repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder made by examples/tiny_math/make.py; default: made now")
-    parser.add_argument("--episodes", type=int, default=128, help="episodes a step (default 128)")
+    parser.add_argument("--episodes", type=int, nargs="+", default=[64, 256, 1024], help="a step (64 256 1024)")
     parser.add_argument(
         "--logged", type=int, default=64, help="of these in the episode log (default 64, as in training)"
     )
-    parser.add_argument("--steps", type=int, default=8, help="training steps, the first two left out (default 8)")
+    parser.add_argument("--steps", type=int, default=5, help="training steps, the first two left out (default 5)")
     parser.add_argument("--imports", type=int, default=7, help="imports timed with and without the plugin (default 7)")
     parser.add_argument("--quick", action="store_true", help="32 episodes, 4 steps, 3 imports")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     args = parser.parse_args()
     if args.quick:
-        args.episodes, args.steps, args.imports = 32, 4, 3
+        args.episodes, args.steps, args.imports = [32], 4, 3
     if args.steps <= WARM_UP_STEPS:
         parser.error(f"--steps must be above {WARM_UP_STEPS}; got {args.steps}")
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = args.data.resolve() if args.data else folder / "tiny_math"
+        data = args.data.resolve() if args.data else Path(name) / "tiny_math"
         if not args.data:
-            command = [
-                sys.executable,
-                str(REPOSITORY / "examples/tiny_math/make.py"),
-                "--out",
-                str(data),
-                "--seed",
-                "1",
-            ]
-            subprocess.run(command, check=True)
-        print(f"training {args.steps} steps of {args.episodes} episodes ...", flush=True)
-        logged = min(args.logged, args.episodes)
-        metrics = train(folder, data, args.episodes, args.steps, logged)
-        package = package_seconds(folder, args.episodes, logged)
-    imports = import_seconds(args.imports)
-    figures = report(metrics, package, imports, args.episodes)
+            make = [str(REPOSITORY / "examples/tiny_math/make.py"), "--out", str(data), "--seed", "1"]
+            subprocess.run([sys.executable, *make], check=True)
+        sizes = {}
+        for episodes in sorted(args.episodes):
+            print(f"training {args.steps} steps of {episodes} episodes ...", flush=True)
+            folder = Path(name) / str(episodes)
+            folder.mkdir()
+            logged = min(args.logged, episodes)
+            timing = stage_seconds(train(folder, data, episodes, args.steps, logged))
+            sizes[episodes] = {**timing, **package_times(folder, episodes, logged)}
+    imports = import_seconds(args.imports) if args.imports else None
+    figures = report(sizes, imports)
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def report(
-    metrics: list[dict[str, float]], package: dict[str, float], imports: dict[str, float], episodes: int
-) -> dict[str, Any]:
-    """Print the tables; return the figures."""
+def stage_seconds(metrics: list[dict[str, float]]) -> dict[str, Any]:
+    """Means of verl's ``timing_s``."""
     names = sorted({name for step in metrics for name in step if name.startswith("timing_s/")})
     timing = {name[9:]: statistics.mean(step.get(name, 0.0) for step in metrics) for name in names}
     step_s = timing.pop("step")
-    stages = {name: value for name, value in timing.items() if "/" not in name and name not in ("start_profile",)}
-    print(f"\nmean of {len(metrics)} steps of {episodes} episodes: {step_s:.3f} s\n")
-    print(f"{'stage (verl timing_s)':<32}{'seconds':>10}{'share':>9}")
-    for name, value in sorted(stages.items(), key=lambda item: -item[1]):
-        print(f"{name:<32}{value:>10.4f}{value / step_s:>9.1%}")
-    attempts = package.pop("attempts")
-    total = sum(package.values())
-    print(f"\n{'in this package':<32}{'seconds':>10}{'share':>9}")
-    for name, value in package.items():
-        print(f"{name:<32}{value:>10.4f}{value / step_s:>9.2%}")
-    print(f"{'total':<32}{total:>10.4f}{total / step_s:>9.2%}   (goal: at most 2 %)")
-    watched = package["episode_metrics"] + package["episode_log"] + package["episode_log_thread"]
-    print(f"{'log and metrics':<32}{watched:>10.4f}{watched / step_s:>9.2%}   (goal: below 0.5 %)")
-    print(f"\nagent loop: {package['agent_loop'] / attempts * 1e6:.0f} us per attempt, {attempts:.0f} attempts a step")
-    added = imports["auto"] - imports["none"]
-    print(f"import verl: {imports['none']:.2f} s without the plugin, {imports['auto']:.2f} s with it "
-          f"({added:+.2f} s; goal: at most 0.3 s)")  # fmt: skip
-    return {
-        "episodes": episodes,
-        "step_s": step_s,
-        "stages_s": stages,
-        "package_s": package,
-        "package_share": total / step_s,
-        "log_and_metrics_share": watched / step_s,
-        "attempts_per_step": attempts,
-        "import_s": imports,
-        "import_added_s": added,
-    }
+    stages = {name: value for name, value in timing.items() if "/" not in name and name != "start_profile"}
+    return {"steps": len(metrics), "step_s": step_s, "stages_s": stages}
+
+
+def report(sizes: dict[int, dict[str, Any]], imports: dict[str, float] | None) -> dict[str, Any]:
+    """Print the tables; return the figures."""
+    for size in sizes.values():
+        package = size["package_s"]
+        watched = package["episode_metrics"] + package["episode_log"] + package["episode_log_thread"]
+        size["package_share"] = sum(package.values()) / size["step_s"]
+        size["log_and_metrics_share"] = watched / size["step_s"]
+        size["cpu_ms_per_attempt"] = sum(size["package_cpu_s"].values()) / size["attempts"] * 1e3
+    row("episodes a step", [f"{episodes:,}" for episodes in sizes])
+    row("steps measured", [str(size["steps"]) for size in sizes.values()])
+    row("seconds a step", [f"{size['step_s']:.2f}" for size in sizes.values()])
+    print("\nshare of the step")
+    stages = {name for size in sizes.values() for name in size["stages_s"]}
+    for name in sorted(stages, key=lambda name: -max(size["stages_s"].get(name, 0.0) for size in sizes.values())):
+        row(f"  verl: {name}", [f"{size['stages_s'].get(name, 0.0) / size['step_s']:.1%}" for size in sizes.values()])
+    for name in next(iter(sizes.values()))["package_s"]:
+        row(f"  package: {name}", [f"{size['package_s'][name] / size['step_s']:.2%}" for size in sizes.values()])
+    row("in this package (goal: at most 2 %)", [f"{size['package_share']:.2%}" for size in sizes.values()])
+    row("  log and metrics (goal: below 0.5 %)", [f"{size['log_and_metrics_share']:.2%}" for size in sizes.values()])
+    print("\nthis package's time on the processor")
+    row("attempts a step", [f"{size['attempts']:,.0f}" for size in sizes.values()])
+    row("tokens an attempt", [f"{size['tokens'] / size['attempts']:.1f}" for size in sizes.values()])
+    row("milliseconds an attempt", [f"{size['cpu_ms_per_attempt']:.3f}" for size in sizes.values()])
+    for name in next(iter(sizes.values()))["package_cpu_s"]:
+        values = [size["package_cpu_s"][name] / size["attempts"] * 1e3 for size in sizes.values()]
+        row(f"  of these {name}", [f"{value:.3f}" for value in values])
+    print("\narithmetic, not measured: that time as a share of longer steps with as many attempts")
+    for seconds in LONGER_STEPS_S:
+        shares = [size["cpu_ms_per_attempt"] * size["attempts"] / 1e3 / seconds for size in sizes.values()]
+        row(f"  a step of {seconds} s", [f"{share:.2%}" for share in shares])
+    figures: dict[str, Any] = {"sizes": sizes}
+    if imports:
+        added = imports["auto"] - imports["none"]
+        print(f"\nimport verl: {imports['none']:.2f} s without the plugin, {imports['auto']:.2f} s with it "
+              f"({added:+.2f} s; goal: at most 0.3 s)")  # fmt: skip
+        figures |= {"import_s": imports, "import_added_s": added}
+    return figures
+
+
+def row(name: str, cells: list[str]) -> None:
+    """Print a line of a table."""
+    print(f"{name:<40}" + "".join(f"{cell:>12}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _OPEN = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", flags=re.DOTALL)
 
 
 def boxed_spans(text: str) -> list[tuple[int, int]]:
@@ -13,9 +14,13 @@ def boxed_spans(text: str) -> list[tuple[int, int]]:
     Braces are matched with escapes (``\{``) taken as text. A box that never closes is no box; a complete box inside
     an unclosed one counts. Runs in time linear in the text, whatever the nesting.
     """
-    closes = matching_braces(text)
     spans: list[tuple[int, int]] = []
-    position = 0
+    first = _OPEN.search(text)
+    if first is None:
+        return spans
+    position = first.start()
+    # A brace before the first box cannot change where a box is closed.
+    closes = matching_braces(text, position)
     while match := _OPEN.search(text, position):
         close = closes.get(match.end() - 1)
         if close is None:
@@ -26,17 +31,22 @@ def boxed_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def matching_braces(text: str) -> dict[int, int]:
-    """Position of the closing brace for each position of an opening brace that has one."""
+def matching_braces(text: str, start: int = 0) -> dict[int, int]:
+    """Position of the closing brace for each position, from ``start`` on, of an opening brace that has one."""
     closes: dict[int, int] = {}
     stack: list[int] = []
-    for match in re.finditer(r"\\.|[{}]", text, flags=re.DOTALL):
+    for match in _BRACE.finditer(text, start):
         token = match.group()
         if token == "{":
             stack.append(match.start())
         elif token == "}" and stack:
             closes[stack.pop()] = match.start()
     return closes
+
+
+def has_open_box(text: str) -> bool:
+    r"""Whether a ``\boxed{`` is there that further text may complete; only for a text without an answer."""
+    return len(_OPEN.findall(text)) > len(boxed_spans(text))
 
 
 def extract_answer(text: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
@@ -55,7 +56,7 @@ def check(output: AgentLoopOutput, server: ScriptedServer, loop: MultiAttemptAge
         response_ids=output.response_ids,
         response_mask=output.response_mask,
         response_logprobs=output.response_logprobs,
-        response_length=loop.response_length,
+        response_length=loop.shared.limits.response_length,
         episode=episode,
         opening=opening,
         sampled=[server.sampled(i) for i in range(episode.attempts_used)],
@@ -432,3 +433,12 @@ def test_loop_is_made_with_one_scaffold_for_all_rollouts_of_a_worker() -> None:
     config = compose_config()
     first, second = (make_loop(config, ScriptedServer([])) for _ in range(2))
     assert first.shared is second.shared
+
+
+def test_heap_of_a_worker_is_frozen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MultiAttemptAgentLoop, "_shared", None)
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    for config in (compose_config(), compose_config()):
+        make_loop(config, ScriptedServer([]))
+    assert frozen == [True]

@@ -76,7 +76,7 @@ def check(family: Family, output: Any, server: Any, loop: Any, prompt: list[dict
         response_ids=output.response_ids,
         response_mask=output.response_mask,
         response_logprobs=output.response_logprobs,
-        response_length=loop.response_length,
+        response_length=loop.shared.limits.response_length,
         episode=episode,
         opening=open_messages(
             prompt, loop.shared.settings.opening, episode.max_attempts, placement=scaffold.opening_placement

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput
 
 from verl_multiattempt.adapters.compute_score import with_reward_function
-from verl_multiattempt.adapters.engine import VerlEngine
+from verl_multiattempt.adapters.engine import Limits, VerlEngine
 from verl_multiattempt.adapters.episode_log import is_logged, make_writer, render_episode
 from verl_multiattempt.adapters.rendered_example import log_example, speaks_for_the_run
 from verl_multiattempt.attempts import episode_max_attempts, prompt_key, resolve_scope, row_index
@@ -41,6 +42,7 @@ class _Shared:
     settings: Settings
     scaffold: ChatScaffold
     verifier: Verifier
+    limits: Limits
     scope: str
     writer: EpisodeWriter | None
     """Of the episode log; None where it is off."""
@@ -95,8 +97,6 @@ class MultiAttemptAgentLoop(AgentLoopBase):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.response_length: int = self.rollout_config.response_length
-        self.prompt_length: int = self.rollout_config.prompt_length
         self.shared = self._get_shared()
 
     def _get_shared(self) -> _Shared:
@@ -106,7 +106,10 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             scaffold = scaffold_for(settings, self.tokenizer, self.apply_chat_template_kwargs)
             scope = resolve_scope(settings.scope, self.rollout_config.n)
             writer = make_writer(self.config, settings)
-            cls._shared = (self.config, _Shared(settings, scaffold, make_verifier(settings.verifier), scope, writer))
+            verifier, limits = make_verifier(settings.verifier), Limits.from_config(self.rollout_config)
+            if cls._shared is None:
+                freeze_heap()
+            cls._shared = (self.config, _Shared(settings, scaffold, verifier, limits, scope, writer))
             _introduce(settings, scaffold, scope, writer)
         return cls._shared[1]
 
@@ -223,6 +226,16 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 **engine.extra_fields, "turn_scores": [], "tool_rewards": [], RECORD_FIELD: episode.to_record()
             },
         )  # fmt: skip
+
+
+def freeze_heap() -> None:
+    """Take what the process has loaded by now out of the garbage collector's sight, as vLLM does in its own processes.
+
+    It stays to the end anyway, and with torch and verl in it a full collection stops the event loop, and so all
+    episodes, for hundreds of milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _introduce(settings: Settings, scaffold: ChatScaffold, scope: str, writer: EpisodeWriter | None) -> None:

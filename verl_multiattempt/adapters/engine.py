@@ -19,6 +19,27 @@ if TYPE_CHECKING:
 _ABORTED = ("abort", "aborted")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What episodes need of ``actor_rollout_ref.rollout``; read once: a look into the config takes microseconds."""
+
+    prompt_length: int
+    response_length: int
+    max_model_len: int | None = None
+    seed: int | None = None
+    """Of the run where verl's ``full_determinism`` is on, else None."""
+
+    @classmethod
+    def from_config(cls, rollout: Any) -> Limits:
+        """The limits of ``actor_rollout_ref.rollout``."""
+        return cls(
+            prompt_length=rollout.prompt_length,
+            response_length=rollout.response_length,
+            max_model_len=getattr(rollout, "max_model_len", None) or None,
+            seed=rollout.seed if getattr(rollout, "full_determinism", False) else None,
+        )
+
+
 @dataclass(slots=True)
 class VerlEngine:
     """The requests of one episode to verl's rollout servers; for `verl_multiattempt.chat.attempt_generator`."""
@@ -35,23 +56,22 @@ class VerlEngine:
 
     def __post_init__(self) -> None:
         # One id for the whole episode keeps it on one server, where its prefix is cached.
-        deterministic = getattr(self.loop.rollout_config, "full_determinism", False)
+        deterministic = self.loop.shared.limits.seed is not None
         self._request_id = f"det-{self.priority}" if deterministic else uuid4().hex
 
     async def open_stream(self, messages: list[Message]) -> TokenStream:
         """See `verl_multiattempt.chat.attempt_generator.OpenStream`."""
         # verl cuts a long prompt from the left, which would cut the opening off: so its length is checked first.
-        loop = self.loop
-        builder = loop.continuous_token_builder
-        ids = await loop.loop.run_in_executor(None, lambda: builder.build_initial_tokens(messages))
-        if len(ids) > loop.prompt_length:
+        builder, limits = self.loop.continuous_token_builder, self.loop.shared.limits
+        ids = await self.loop.loop.run_in_executor(None, lambda: builder.build_initial_tokens(messages))
+        if len(ids) > limits.prompt_length:
             raise ValueError(
                 f"data.max_prompt_length must hold the prompt with its opening ({len(ids)} tokens); "
-                f"got {loop.prompt_length}"
+                f"got {limits.prompt_length}"
             )
-        capacity = loop.response_length
-        if max_model_len := getattr(loop.rollout_config, "max_model_len", None):
-            capacity = min(capacity, max_model_len - len(ids))
+        capacity = limits.response_length
+        if limits.max_model_len:
+            capacity = min(capacity, limits.max_model_len - len(ids))
         return TokenStream(prompt_ids=list(ids), capacity=capacity)
 
     async def sample(self, ids: list[int], max_tokens: int) -> Sampled:
@@ -61,9 +81,10 @@ class VerlEngine:
             "max_tokens": max_tokens,
             "stop_token_ids": self.loop.shared.scaffold.stop_token_ids(),
         }
-        if self._num_requests and getattr(self.loop.rollout_config, "full_determinism", False):
+        seed = self.loop.shared.limits.seed
+        if self._num_requests and seed is not None:
             # The server would give each request of the episode the same seed, and so the same random numbers.
-            params["seed"] = self.loop.rollout_config.seed + self._num_requests
+            params["seed"] = seed + self._num_requests
         self._num_requests += 1
         output: TokenOutput = await self.loop.server_manager.generate(
             request_id=self._request_id, prompt_ids=ids, sampling_params=params, priority=self.priority

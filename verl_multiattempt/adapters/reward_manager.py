@@ -42,9 +42,10 @@ class MultiAttemptRewardManager(RewardManagerBase):
             ``reward_score`` and ``reward_extra_info``, whose numbers verl's validation averages: ``acc``,
             ``acc_within_<k>`` for k up to the validation's allowance, and more.
         """
-        item = data[-1:][0]
-        record = (item.non_tensor_batch.get("tool_extra_fields") or {}).get(RECORD_FIELD)
-        episode = Episode.from_record(record) if record is not None else await self._single_attempt(item)
+        # Of an item alone: to take one out of all tensors takes as long as the rest.
+        extra_fields = data.non_tensor_batch.get("tool_extra_fields")
+        record = None if extra_fields is None else (extra_fields[-1] or {}).get(RECORD_FIELD)
+        episode = Episode.from_record(record) if record is not None else await self._single_attempt(data[-1:][0])
         settings = self.settings
         # Of an episode with a record, the agent loop has seen to this.
         if record is None and episode.undecided and settings.reward.on_verifier_failure == "fail":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from verl_multiattempt.answer import extract_answer
+from verl_multiattempt.answer import extract_answer, has_open_box
 from verl_multiattempt.chat.scaffold import ChatScaffold
 from verl_multiattempt.chat.tokens import INSERTED, TokenStream
 from verl_multiattempt.episode import Stop
@@ -18,6 +18,8 @@ from verl_multiattempt.settings import Settings
 
 MAX_FRUITLESS_RESUMES = 8
 """Aborted generations in a row, without a new token, after which the episode fails."""
+_OVERLAP = 16
+r"""Tokens before a slice that are read again with it, since a ``\boxed`` may begin in them."""
 
 
 class EpisodeError(RuntimeError):
@@ -107,18 +109,20 @@ class AttemptGenerator:
         """Sample one attempt into the stream, which has ``start`` response tokens now."""
         settings, scaffold, stream = self.settings, self.scaffold, self.stream
         limit = min(stream.room, settings.max_tokens_per_attempt or stream.room)
+        search = _AnswerSearch(scaffold.attempt_text) if settings.stop_at_answer else None
         fruitless = 0
         while (sampled := len(stream.response_ids) - start) < limit:
             asked = limit - sampled
-            if settings.stop_at_answer:
+            if search:
                 asked = min(asked, settings.stop_at_answer_every)
             started = time.perf_counter()
             output = await self.sample(stream.all_ids, asked)
             self.seconds += time.perf_counter() - started
-            ids = _until_stop(output.ids[:asked], scaffold)
+            ids = _until_stop(output.ids[:asked], scaffold.stop_ids)
             stream.add_sampled(ids, output.logprobs[: len(ids)] if output.logprobs else None)
             # First, so that the cut does not depend on where a slice ends.
-            if settings.stop_at_answer and self._cut_after_answer(start):
+            if search and (length := search.end(stream.response_ids[start:])):
+                stream.drop_after(start + length)
                 return Stop.ANSWER
             if ids and ids[-1] in scaffold.end_ids:
                 return Stop.END_OF_TURN
@@ -133,19 +137,30 @@ class AttemptGenerator:
                 return Stop.END_OF_TURN if len(stream.response_ids) > start else Stop.EMPTY
         return Stop.CONVERSATION_LIMIT if stream.room == 0 else Stop.ATTEMPT_LIMIT
 
-    def _cut_after_answer(self, start: int) -> bool:
-        """Drop what follows the token that completes the attempt's first answer; whether there is one."""
-        ids, scaffold = self.stream.response_ids[start:], self.scaffold
 
-        def answered(length: int) -> bool:
-            return extract_answer(scaffold.attempt_text(ids[:length])) is not None
+@dataclass(slots=True)
+class _AnswerSearch:
+    """Looks for the end of an attempt's first answer, slice by slice, in time linear in the attempt."""
 
-        if not answered(len(ids)):
-            return False
+    text: Callable[[Sequence[int]], str]
+    _num_seen: int = 0
+    _open_from: int | None = None
+    """From this token on the attempt has a box that is not closed; None where it has none."""
+
+    def end(self, ids: Sequence[int]) -> int | None:
+        """How many tokens of the attempt so far, ``ids``, have its first answer; None where they have none."""
+        start = self._open_from
+        if start is None:
+            start = max(0, self._num_seen - _OVERLAP)
+        self._num_seen = len(ids)
+        text = self.text(ids[start:])
+        if extract_answer(text) is None:
+            self._open_from = start if has_open_box(text) else None
+            return None
         # "The first n tokens hold an answer" is monotone in n.
-        length = bisect.bisect_left(range(1, len(ids) + 1), True, key=answered) + 1
-        self.stream.drop_after(start + length)
-        return True
+        return bisect.bisect_left(
+            range(len(ids)), True, lo=start, key=lambda n: extract_answer(self.text(ids[start:n])) is not None
+        )
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:
@@ -153,9 +168,9 @@ def _finite_mean(values: Sequence[float]) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _until_stop(ids: Sequence[int], scaffold: ChatScaffold) -> list[int]:
-    """``ids`` up to and including the first end-of-turn or control token."""
-    for position, token in enumerate(ids):
-        if token in scaffold.end_ids or token in scaffold.control_ids:
-            return list(ids[: position + 1])
-    return list(ids)
+def _until_stop(ids: Sequence[int], stop_ids: frozenset[int]) -> list[int]:
+    """``ids`` up to and including the first of ``stop_ids``."""
+    # An engine stops there, so at most the last one is; several times as fast as a look at each.
+    if stop_ids.isdisjoint(ids[:-1]):
+        return list(ids)
+    return list(ids[: 1 + next(position for position, token in enumerate(ids) if token in stop_ids)])

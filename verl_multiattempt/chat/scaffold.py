@@ -38,6 +38,8 @@ class ChatScaffold:
     """Tokens with which the model ends its turn."""
     control_ids: frozenset[int]
     """Chat-control tokens that are no end of turn; one of them ends the attempt."""
+    stop_ids: frozenset[int] = field(init=False)
+    """Both of these: the tokens that end an attempt."""
     special_texts: frozenset[str]
     """How the tokenizer's special tokens are spelled."""
     lead: tuple[int, ...]
@@ -48,7 +50,11 @@ class ChatScaffold:
     """Attempts of the longest episode that was tried."""
     _cache: dict[str, list[int]] = field(default_factory=dict)
     _reopened: list[int] | None = None
-    _stop_ids: list[int] | None = None
+    _sorted_stop_ids: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stop_ids = self.end_ids | self.control_ids
+        self._sorted_stop_ids = sorted(self.stop_ids)
 
     @property
     def tokenizer(self) -> Any:
@@ -72,9 +78,7 @@ class ChatScaffold:
 
     def stop_token_ids(self) -> list[int]:
         """Tokens at which the engine must stop, sorted; a new list."""
-        if self._stop_ids is None:
-            self._stop_ids = sorted(self.end_ids | self.control_ids)
-        return list(self._stop_ids)
+        return list(self._sorted_stop_ids)
 
     def between_attempts(self, feedback: str) -> list[int]:
         """Tokens from the end of an attempt's text to the start of the next attempt, the end of turn included."""
@@ -131,8 +135,11 @@ class ChatScaffold:
 
     def attempt_text(self, ids: Sequence[int]) -> str:
         """The text of an attempt, without control tokens."""
-        written = [i for i in ids if i not in self.control_ids and i not in self.end_ids]
-        return str(self.tokenizer.decode(written, skip_special_tokens=True))
+        written = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        # Mostly that was all. The set is asked about all tokens at once, which is several times as fast.
+        if not self.stop_ids.isdisjoint(written):
+            written = [i for i in written if i not in self.stop_ids]
+        return str(self.tokenizer.decode(list(written), skip_special_tokens=True))
 
 
 def resolve_scaffold(
