@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _OPEN = re.compile(r"\\boxed\s*\{")
+_BEGUN = re.compile(r"\\(?:b(?:o(?:x(?:ed?)?)?)?|boxed\s*)?$")
 _BRACE = re.compile(r"\\.|[{}]", flags=re.DOTALL)
 
 
@@ -45,8 +46,11 @@ def matching_braces(text: str, start: int = 0) -> dict[int, int]:
 
 
 def has_open_box(text: str) -> bool:
-    r"""Whether a ``\boxed{`` is there that further text may complete; only for a text without an answer."""
-    return len(_OPEN.findall(text)) > len(boxed_spans(text))
+    r"""Whether a ``\boxed{``, or its beginning, is there that further text may complete.
+
+    Only for a text without an answer.
+    """
+    return len(_OPEN.findall(text)) > len(boxed_spans(text)) or _BEGUN.search(text) is not None
 
 
 def extract_answer(text: str) -> str | None:

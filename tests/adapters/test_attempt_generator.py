@@ -16,7 +16,7 @@ from verl_multiattempt.chat.scaffold import resolve_scaffold
 TOKENIZER = make_tokenizer()
 SCAFFOLD = resolve_scaffold(TOKENIZER, sample_feedback="wrong")
 PIECES = ("\\boxed{", "\\boxed{}", "\\boxed", "\\", "{", "}", "\\}", "\\\\", " ", "\n", "4", "so \\boxed{41}", "\u00e9",
-          "\U0001f600", "\\boxed{ \\boxed{ } ", "\\frac{1}{2}")  # fmt: skip
+          "\U0001f600", "\\boxed{ \\boxed{ } ", "\\boxed" + 40 * "\n ", "\\frac{1}{2}")  # fmt: skip
 
 
 def encode(text: str) -> list[int]:
