@@ -24,7 +24,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork
     import verl  # noqa: F401 - first, so that verl finds its platform
     from scaling_cluster import Cluster, CrewManager, make_config  # type: ignore[import-not-found]
+    from scaling_costs import make_answers, single_costs  # type: ignore[import-not-found]
     from scaling_crew import Crew  # type: ignore[import-not-found]
-    from scaling_run import make_answers, simulate, single_costs  # type: ignore[import-not-found]
+    from scaling_simulation import simulate  # type: ignore[import-not-found]
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,6 +61,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             report_costs(details)
             simulation = simulate(cluster, crew, manager, args, costs)
             report_simulation(simulation)
+            costs = replace(costs, trainer_episode=simulation["figures_us"])
         finally:
             crew.stop()
             cluster.stop()

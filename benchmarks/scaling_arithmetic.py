@@ -92,6 +92,8 @@ class Costs:
     """Wall time of a look, for one key; the most of it is the trainer's own."""
     storage_episode: float
     """Of all storage units."""
+    trainer_episode: float
+    """Of the trainer: reading an episode's record and making the step's figures of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,7 @@ def parts(load: Load, costs: Costs, nodes: int) -> list[Part]:
         ("the same, looks at a fixed interval", fixed, fixed * costs.controller_listed, 1, ""),
         ("the same, looks as this package paces them", paced, paced * costs.controller_listed, 1, ""),
         ("storage units", episodes, episodes * costs.storage_episode, STORAGE_UNITS, data + "num_data_storage_units"),
+        ("trainer: this package's figures", episodes, episodes * costs.trainer_episode, 1, ""),
         ("episode log, all logged", episodes, episodes * costs.worker_log, AGENT_WORKERS, agent),
     ]  # fmt: skip
     return [

@@ -16,7 +16,9 @@ import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf, open_dict
 from overhead import PretendedServer  # type: ignore[import-not-found]
-from scaling_crew import NAMESPACE, Crew, cpu_seconds, descendants  # type: ignore[import-not-found]
+from scaling_crew import Crew  # type: ignore[import-not-found]
+from scaling_member import NAMESPACE  # type: ignore[import-not-found]
+from scaling_processes import cpu_seconds, descendants  # type: ignore[import-not-found]
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput

@@ -67,6 +67,7 @@ def report_simulation(simulation: dict[str, Any]) -> None:
           f"{s['workers']} workers ({s['workers_with_a_batch']} had a share), {s['seconds']:.1f} s; "
           f"{s['returned']:,} returned, {s['failed']:.0f} failed, {s['logged']:,} logged, "
           f"{s['model_tokens']:,} of {s['model_tokens_expected']:,} tokens")  # fmt: skip
+    print(f"the trainer's figures of the step: {s['figures_us']:.0f} us an episode")
     requests, episodes, prompts = s["requests_expected"], s["episodes"], s["prompts"]
     expected = {
         "acquired": requests, "released": requests, "sticky": requests - episodes, "requests": requests,

@@ -32,6 +32,7 @@ COSTS = arithmetic.Costs(
     balancer_full=500, balancer_request=900, worker_attempt=1000, worker_request=2000, worker_episode=4000,
     worker_prompt=1600, worker_log=100, pool_call=3000, reward_episode=5000, controller_episode=600,
     controller_prompt=800, controller_listed=2, look_listed=20, storage_episode=700,
+    trainer_episode=300,
 )  # fmt: skip
 
 
@@ -58,6 +59,7 @@ def test_rates_by_hand() -> None:
         ("the same, looks at a fixed interval", 1500 / 0.53, 1500 / 0.53 * 2e-6, 1),
         ("the same, looks as this package paces them", 1500 / 0.53, 1500 / 0.53 * 2e-6, 1),
         ("storage units", 40, 40 * 700e-6, 8),
+        ("trainer: this package's figures", 40, 40 * 300e-6, 1),
         ("episode log, all logged", 40, 40 * 100e-6, 8),
     ],
 )
