@@ -24,6 +24,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -44,27 +45,25 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from scaling_crew import Crew  # type: ignore[import-not-found]
     from scaling_simulation import simulate  # type: ignore[import-not-found]
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        config = make_config(folder, args.attempts, args.rollouts, args.tokens, args.storage_units, args.sim_slice)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
+        config = make_config(Path(name), args.attempts, args.rollouts, args.tokens, args.storage_units, args.sim_slice)
         crew = Crew(args.workers)
+        ends.callback(crew.stop)
         manager = CrewManager(config, crew, range(args.workers))
         before_ray = crew.ask([0], "loop_us", args.tokens, args.loop_episodes, 3)[0]
         answers = make_answers(args.tokens)
         cluster = Cluster(config, **answers, servers=args.servers, rewards=args.rewards, pool_every=args.pool_every)
-        try:
-            started = time.perf_counter()
-            crew.ask(range(args.workers), "join", cluster.address, at_once=1)
-            crew.ask(range(args.workers), "connect", config, args.rewards, at_once=8)
-            print(f"{args.workers} agent-loop workers in {time.perf_counter() - started:.0f} s", flush=True)
-            costs, details = single_costs(cluster, crew, args, before_ray)
-            report_costs(details)
-            simulation = simulate(cluster, crew, manager, args, costs)
-            report_simulation(simulation)
-            costs = replace(costs, trainer_episode=simulation["figures_us"])
-        finally:
-            crew.stop()
-            cluster.stop()
+        ends.callback(cluster.stop)
+        ends.callback(crew.stop)  # before the cluster that its members are drivers of
+        started = time.perf_counter()
+        crew.ask(range(args.workers), "join", cluster.address, at_once=1)
+        crew.ask(range(args.workers), "connect", config, args.rewards, at_once=8)
+        print(f"{args.workers} agent-loop workers in {time.perf_counter() - started:.0f} s", flush=True)
+        costs, details = single_costs(cluster, crew, args, before_ray)
+        report_costs(details)
+        simulation = simulate(cluster, crew, manager, args, costs)
+        report_simulation(simulation)
+    costs = replace(costs, trainer_episode=simulation["figures_us"])
     machine = {"cores": os.cpu_count(), "processor": processor(), "python": platform.python_version()}
     return {"machine": machine, "date": time.strftime("%Y-%m-%d"), "costs": asdict(costs), "details": details,
             "simulation": simulation}  # fmt: skip

@@ -17,8 +17,6 @@ AGENT_WORKERS = REWARD_WORKERS = STORAGE_UNITS = 8
 PROMPT_BYTES, RESPONSE_BYTES = 24, 48
 """Bytes a token in TransferQueue: three int64 fields of every token; of a response token also ``response_mask``,
 ``loss_mask`` and ``responses`` in place of ``prompts``, and two of float32 (agent_loop_tq.py, as_dict)."""
-LOOK_SHARE, LONGEST_WAIT_S = 0.1, 2.0
-"""Of verl_multiattempt/adapters/sampler.py."""
 MESSAGES_PER_REQUEST = 2
 """Through the load balancer: acquire_server and release_server (verl/workers/rollout/llm_server.py:81,88)."""
 
@@ -42,7 +40,7 @@ class Load:
     pool_share: float = 0.1
     """Of the attempts, those that a verifier process decides."""
     poll_interval_s: float = 0.1
-    """Between two looks of the replay buffer, at least."""
+    """Between two looks of the replay buffer."""
 
     @property
     def requests_per_attempt(self) -> int:
@@ -141,7 +139,7 @@ def parts(load: Load, costs: Costs, nodes: int) -> list[Part]:
     # A look lists every prompt, and every rollout that has ended: half of a step's on average.
     keys = per_s["open_episodes"] * (1 / load.rollouts_per_prompt + 0.5)
     look_s = keys * costs.look_listed / 1e6
-    fixed, paced = (keys / (wait_s + look_s) for wait_s in (load.poll_interval_s, wait(load, look_s)))
+    listed = keys / (load.poll_interval_s + look_s)
     worker = attempts * costs.worker_attempt + requests * costs.worker_request + episodes * costs.worker_episode
     worker += prompts * costs.worker_prompt
     controller = episodes * costs.controller_episode + prompts * costs.controller_prompt
@@ -153,8 +151,7 @@ def parts(load: Load, costs: Costs, nodes: int) -> list[Part]:
          2 * AGENT_WORKERS, "multiattempt.verifier.num_workers"),
         ("reward workers", episodes, episodes * costs.reward_episode, REWARD_WORKERS, "reward.num_workers"),
         ("TransferQueue controller", 3 * episodes + 4 * prompts, controller, 1, ""),
-        ("the same, looks at a fixed interval", fixed, fixed * costs.controller_listed, 1, ""),
-        ("the same, looks as this package paces them", paced, paced * costs.controller_listed, 1, ""),
+        ("the same, keys listed in looks", listed, listed * costs.controller_listed, 1, ""),
         ("storage units", episodes, episodes * costs.storage_episode, STORAGE_UNITS, data + "num_data_storage_units"),
         ("trainer: this package's figures", episodes, episodes * costs.trainer_episode, 1, ""),
         ("episode log, all logged", episodes, episodes * costs.worker_log, AGENT_WORKERS, agent),
@@ -162,11 +159,6 @@ def parts(load: Load, costs: Costs, nodes: int) -> list[Part]:
     return [
         Part(name=name, rate=rate, cores=us / 1e6, default=default, knob=knob) for name, rate, us, default, knob in rows
     ]
-
-
-def wait(load: Load, look_s: float) -> float:
-    """Seconds from a look of the replay buffer to the next (verl_multiattempt/adapters/sampler.py)."""
-    return max(load.poll_interval_s, min(LONGEST_WAIT_S, look_s * (1 / LOOK_SHARE - 1)))
 
 
 def bytes_per_episode(load: Load) -> float:

@@ -3,17 +3,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import transfer_queue as tq
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from tests.adapters.harness import compose_config
-from verl_multiattempt.adapters import sampler
 from verl_multiattempt.adapters.sampler import _Collected, make_replay_buffer
 from verl_multiattempt.settings import RewardSettings
 
@@ -48,29 +45,6 @@ def test_mode_decides_between_verls_two_buffers() -> None:
 def test_it_polls_ten_times_a_second() -> None:
     assert [make(mode).poll_interval for mode in MODES] == [0.1, 0.1]
     assert make(trainer__v1__sampler__sampler_kwargs__poll_interval_s=3).poll_interval == 3.0
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    ("look_s", "waits"),
-    [(0.0, [0.0, 0.1]), (0.01, [0.0, 0.1]), (0.05, [0.35, 0.1]), (0.2, [1.7, 0.1]), (5.0, [1.9, 0.1])],
-)
-def test_it_looks_less_often_where_a_look_takes_long(
-    monkeypatch: pytest.MonkeyPatch, mode: str, look_s: float, waits: list[float]
-) -> None:
-    """Looking takes a tenth of the time at most, and the buffer waits no longer than verl's own."""
-    clock = iter([100.0, 100.0 + look_s])
-    slept: list[float] = []
-    monkeypatch.setattr(sampler.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(sampler.time, "sleep", slept.append)
-    monkeypatch.setattr(
-        tq, "kv_list", lambda: {"train": {"a": {"is_prompt": True, "status": "running", "global_steps": 1}}}
-    )
-    buffer = make(mode)
-    buffer._sync_metadata_from_transfer_queue()
-    assert buffer.running_keys["train"] == {"a"}
-    buffer._wait_for_next_poll("train", time.time())
-    assert slept == pytest.approx(waits)
 
 
 def test_settings_reach_it_through_the_recipe() -> None:

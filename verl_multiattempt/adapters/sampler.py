@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +21,6 @@ logger = logging.getLogger(f"verl.{__name__}")
 
 VALIDATION = "val"
 """verl's partition of validation, and what its figures are logged under: ``multiattempt/val/...``."""
-LOOK_SHARE = 0.1
-"""Of the time while the buffer waits, spent on looking: a look makes TransferQueue's one controller, which has episodes
-to take in, list every key."""
-LONGEST_WAIT_S = 2.0
-"""Between two looks, however long one takes; verl's own."""
 
 
 @dataclass(slots=True)
@@ -78,9 +72,6 @@ class _EpisodeMetrics:
     val_rollouts_per_prompt: int
     batches_per_step: int
     refill_fn: Any
-    poll_interval: float
-    look_s: float = 0.0
-    """What the last look took."""
     warned: frozenset[str] = frozenset()
     first_step_seen: bool = False
     _training: _Collected | None = None
@@ -96,17 +87,6 @@ class _EpisodeMetrics:
             self._log_validation(self._validation, is_last=not batch.keys)
             return batch, metrics
         return batch, {**metrics, **self._training_metrics(batch, global_steps, batch_size)}
-
-    def _sync_metadata_from_transfer_queue(self) -> None:
-        started = time.perf_counter()
-        super()._sync_metadata_from_transfer_queue()  # type: ignore[misc]
-        self.look_s = time.perf_counter() - started
-
-    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        """Wait as verl does, and longer where looks take long."""
-        wait_s = min(LONGEST_WAIT_S, self.look_s * (1 / LOOK_SHARE - 1))
-        time.sleep(max(0.0, wait_s - self.poll_interval))
-        return super()._wait_for_next_poll(partition_id, last_debug_time)  # type: ignore[misc]
 
     def _training_metrics(self, batch: KVBatchMeta, global_steps: int, batch_size: int) -> dict[str, float]:
         """The figures of the step, with its last batch; nothing with the others.
