@@ -20,9 +20,10 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from verl_multiattempt.adapters.agent_loop import MultiAttemptAgentLoop
+from verl_multiattempt.math_verifier import MathVerifier
 from verl_multiattempt.record_writer import EpisodeWriter
 from verl_multiattempt.settings import VerifierSettings
-from verl_multiattempt.verifier import Question, make_verifier
+from verl_multiattempt.verifier import Question
 
 NAMESPACE = "scaling"
 WORKER_CLASS = AgentLoopWorkerTQ.__ray_metadata__.modified_class
@@ -48,7 +49,7 @@ class Member:
         """CPU time of this process and of its verifier processes for each answer, and how many a process decided."""
 
         async def run() -> tuple[float, float, int]:
-            verifier = make_verifier(VerifierSettings(num_workers=1))
+            verifier = MathVerifier(VerifierSettings(num_workers=1))
             await verifier.verify("\\boxed{x^2}", Question(ground_truth="2x"))  # starts the processes
             children, own = cpu_seconds(descendants(os.getpid())), time.process_time()
             for answer in answers:
@@ -168,7 +169,7 @@ class Member:
             params = {"temperature": 1.0, "logprobs": True}
             arguments = {**row, "agent_name": "multiattempt"}
             await self.worker._run_agent_loop(params, trajectory, trace=False, **arguments)  # makes what all share
-            shared = MultiAttemptAgentLoop._shared[1]
+            shared = shared_here()
             writer, shared.writer = shared.writer, Catcher()
             await self.worker._run_agent_loop(params, trajectory, trace=False, **arguments)
             shared.writer, self.worker._agent_loop_postprocess = writer, method
@@ -177,7 +178,9 @@ class Member:
         return self.loop.run_until_complete(run()), got[0]
 
     def _log_cost(self, render: Any, count: int) -> dict[str, float]:
-        directory = MultiAttemptAgentLoop._shared[1].writer.directory / "cost"
+        running = shared_here().writer
+        assert running is not None  # the log is on
+        directory = running.directory / "cost"
         writer = EpisodeWriter(directory)
         started = time.process_time()
         for _ in range(count):
@@ -202,11 +205,17 @@ class Member:
             await self.worker.generate_sequences(batch)
             while self.worker.background_tasks:
                 await asyncio.wait(set(self.worker.background_tasks))
-            writer = MultiAttemptAgentLoop._shared[1].writer
+            writer = shared_here().writer
             while writer is not None and writer._queue.qsize():
                 await asyncio.sleep(0.05)
 
         return self._cpu(run)
+
+
+def shared_here() -> Any:
+    """What the episodes of this process share."""
+    assert MultiAttemptAgentLoop._shared is not None  # an episode has run
+    return MultiAttemptAgentLoop._shared[1]
 
 
 def fresh(output: AgentLoopOutput) -> AgentLoopOutput:
