@@ -13,8 +13,9 @@ import pytest
 from omegaconf import DictConfig
 
 from tests.adapters.conftest import good_row, write_rows
-from verl_multiattempt.adapters.doubts import drawn_allowances, first_step_doubt
+from verl_multiattempt.adapters.doubts import drawn_allowances, first_step_doubt, wiring_doubts
 from verl_multiattempt.adapters.preflight import find_problems, inspect_config
+from verl_multiattempt.adapters.router import router_config_path
 from verl_multiattempt.episode import Attempt, Episode, Stop
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import Outcome, Verdict
@@ -53,6 +54,23 @@ def test_the_recipe_leaves_no_doubt(good_config: MakeConfig) -> None:
 def test_choice_that_is_said_aloud(good_config: MakeConfig, changes: dict[str, Any], start: str) -> None:
     (warning,) = warnings_of(good_config(changes))
     assert warning.startswith(start)
+
+
+def test_more_episodes_than_the_load_balancer_remembers(good_config: MakeConfig) -> None:
+    many = {"data.train_batch_size": 2501, ROLLOUT + "n": 4}
+    warnings = router_warnings(good_config(many))
+    assert [w.partition(":")[0] for w in warnings] == [
+        "data.train_batch_size times actor_rollout_ref.rollout.n is 10004, and verl's load balancer remembers 10000 "
+        "conversations"
+    ]
+    assert warnings[0].endswith(f"set actor_rollout_ref.rollout.router_config_path={router_config_path()}")
+    assert Path(router_config_path()).is_file()
+    assert router_warnings(good_config({**many, "data.train_batch_size": 2500})) == []
+    assert router_warnings(good_config({**many, ROLLOUT + "router_config_path": router_config_path()})) == []
+
+
+def router_warnings(config: DictConfig) -> list[str]:
+    return [warning for warning in wiring_doubts(config) if "load balancer" in warning]
 
 
 def test_warnings_are_logged_before_the_start_in_one_line_each(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -215,18 +216,32 @@ def test_preflight_refuses_a_folder_that_cannot_be_written_to(good_config: Calla
     ]
 
 
+class Worker:
+    """Stands for the actor handle of an agent-loop worker: keeps the shares sent to it."""
+
+    def __init__(self) -> None:
+        self.shares: list[Any] = []
+        self.generate_sequences = self
+
+    def remote(self, share: Any) -> None:
+        self.shares.append(share)
+
+
 class Dispatch:
-    """Stands for verl's manager, whose construction starts Ray actors: keeps the batches sent out."""
+    """Stands for verl's manager, whose construction starts Ray actors."""
 
     def __init__(self, config: Any, *args: Any) -> None:
         rollout = config.actor_rollout_ref.rollout
         self.rollout_config = SimpleNamespace(
             n=rollout.n, val_kwargs=SimpleNamespace(n=rollout.val_kwargs.n), agent=rollout.agent
         )
-        self.sent: list[list[int]] = []
+        self.agent_loop_workers = [Worker() for _ in range(rollout.agent.num_workers)]
 
-    def generate_sequences(self, prompts: Any) -> None:
-        self.sent.append([int(item) for item in prompts[LOGGED_FIELD]])
+
+def sent(manager: Any) -> list[list[int]]:
+    """How many rollouts of each prompt are logged, of every batch sent to the only worker."""
+    (worker,) = manager.agent_loop_workers
+    return [[int(item) for item in share[LOGGED_FIELD]] for share in worker.shares]
 
 
 def batch(size: int, step: int, **fields: Any) -> TensorDict:
@@ -242,7 +257,7 @@ def manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def make(**record: Any) -> Any:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(AgentLoopManagerTQ, "__init__", Dispatch.__init__)
-        monkeypatch.setattr(AgentLoopManagerTQ, "generate_sequences", Dispatch.generate_sequences)
+        monkeypatch.setattr(ray, "get", lambda references: references)
         config = compose_config("actor_rollout_ref.rollout.n=2", "trainer.default_local_dir=run")
         config.multiattempt.record.update(record)
         made: Any = MultiAttemptAgentLoopManager(config)
@@ -257,7 +272,7 @@ def test_manager_chooses_the_rollouts_of_a_batch(manager: Any, tmp_path: Path) -
     made.generate_sequences(batch(9, step=1))
     made.generate_sequences(batch(4, step=2))
     made.generate_sequences(batch(4, step=2, validate=True))
-    assert made.sent == [[2, 0, 0, 2, 0, 0, 2, 0, 0], [0] * 4, [1] * 4]
+    assert sent(made) == [[2, 0, 0, 2, 0, 0, 2, 0, 0], [0] * 4, [1] * 4]
     # The workers may run in another directory.
     assert made.config.multiattempt.record.dir == str(tmp_path / "run" / "episodes")
 
@@ -265,7 +280,7 @@ def test_manager_chooses_the_rollouts_of_a_batch(manager: Any, tmp_path: Path) -
 def test_manager_marks_every_batch_so_that_all_rows_have_the_same_fields(manager: Any) -> None:
     made = manager(enabled=False)
     made.generate_sequences(batch(3, step=1))
-    assert made.sent == [[0, 0, 0]]
+    assert sent(made) == [[0, 0, 0]]
     assert made.config.multiattempt.record.dir is None
 
 

@@ -46,11 +46,28 @@ def wiring_doubts(config: DictConfig) -> Iterator[str]:
         yield f"{_ROLLOUT}name is {engine}: this package is tested with vllm only"
     if OmegaConf.select(config, "skip.rollout_tq.enable"):
         yield "skip.rollout_tq.enable is true: verl may train on rollouts that it kept from an earlier run"
+    yield from _router_doubts(config)
     gamma = OmegaConf.select(config, "algorithm.gamma")
     if gamma is not None and gamma != 1:
         yield (
             f"algorithm.gamma is {gamma}: verl discounts by token, so the reward of a late attempt hardly reaches "
             "the attempts before it; 1 is the recipe's"
+        )
+
+
+def _router_doubts(config: DictConfig) -> Iterator[str]:
+    from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE
+
+    from verl_multiattempt.adapters.router import router_config_path
+
+    prompts, n = (OmegaConf.select(config, key) for key in ("data.train_batch_size", _ROLLOUT + "n"))
+    if OmegaConf.select(config, _ROLLOUT + "router_config_path") is not None or runs_single_turn(config):
+        return
+    if isinstance(prompts, int) and isinstance(n, int) and prompts * n > DEFAULT_ROUTING_CACHE_SIZE:
+        yield (
+            f"data.train_batch_size times {_ROLLOUT}n is {prompts * n}, and verl's load balancer remembers "
+            f"{DEFAULT_ROUTING_CACHE_SIZE} conversations: later attempts may come to a server that has to read the "
+            f"whole conversation again; set {_ROLLOUT}router_config_path={router_config_path()}"
         )
 
 

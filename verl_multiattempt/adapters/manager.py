@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
+import ray
 from omegaconf import open_dict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.utils import tensordict_utils as tu
@@ -25,9 +26,13 @@ class MultiAttemptAgentLoopManager(AgentLoopManagerTQ):
 
     Does two things that verl 0.9.1 gives an agent loop no other way to have: it names the loop to the workers by
     import path (verl registers loops in a table of each process), and it hands on the batch's ``validate``, which
-    ``AgentLoopWorkerTQ.generate_sequences`` takes out before the loops run. And it chooses the rollouts for the
-    episode log, since it alone sees the batches of all workers.
+    ``AgentLoopWorkerTQ.generate_sequences`` takes out before the loops run. It chooses the rollouts for the episode
+    log, since it alone sees the batches of all workers. And it gives the workers even shares in turn: verl's are of
+    ceil(prompts / workers) prompts from the first worker on, so of 65 prompts 31 of 64 workers get none, and a prompt
+    that replaces a filtered one always comes to the first.
     """
+
+    _next_worker = 0
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         agent = config.actor_rollout_ref.rollout.agent
@@ -66,4 +71,19 @@ class MultiAttemptAgentLoopManager(AgentLoopManagerTQ):
         validate = bool(prompts["validate"]) if "validate" in prompts else False
         tu.assign_non_tensor_data(prompts, VALIDATE_FIELD, validate)
         tu.assign_non_tensor_stack(prompts, LOGGED_FIELD, self._rollouts_logged(prompts, validate))
-        super().generate_sequences(prompts)
+        workers = self.agent_loop_workers
+        sizes = even_sizes(len(prompts), len(workers))
+        chosen = [workers[(self._next_worker + i) % len(workers)] for i in range(len(sizes))]
+        self._next_worker = (self._next_worker + len(sizes)) % len(workers)
+        ray.get(
+            [
+                worker.generate_sequences.remote(share)
+                for worker, share in zip(chosen, prompts.split(sizes), strict=True)
+            ]
+        )
+
+
+def even_sizes(prompts: int, workers: int) -> list[int]:
+    """Sizes of the workers' shares of a batch, ``[at most workers]``; they differ by 1 at most."""
+    shares = min(prompts, workers)
+    return [prompts // shares + (i < prompts % shares) for i in range(shares)]
