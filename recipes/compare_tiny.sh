@@ -36,7 +36,14 @@ OUT=$(cd "$OUT" && pwd)
 tiny=examples/tiny_math
 first=${SEEDS%% *}
 
-settings="STEPS=$STEPS EPISODES=$EPISODES QUESTIONS=$QUESTIONS"
+# One run, one state of the code: stages of two would not go together.
+commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
+settings="STEPS=$STEPS EPISODES=$EPISODES QUESTIONS=$QUESTIONS COMMIT=$commit"
+exec 9>"$OUT/.lock"
+if ! flock -n 9; then
+  echo "compare_tiny.sh: OUT must not be in use by another call; got $OUT. Wait for that one, or choose another OUT." >&2
+  exit 2
+fi
 if [ -e "$OUT/settings" ] && [ "$(cat "$OUT/settings")" != "$settings" ]; then
   echo "compare_tiny.sh: OUT must be of a run with the same settings; got $(cat "$OUT/settings") there and $settings" \
     "here. Choose another OUT." >&2
@@ -50,7 +57,7 @@ stage() {
   shift
   if [ -e "$OUT/done/$name" ]; then return; fi
   mkdir -p "$(dirname "$log")" "$(dirname "$OUT/done/$name")"
-  if ! "$@" >"$log" 2>&1 </dev/null; then
+  if ! "$@" >"$log" 2>&1 </dev/null 9>&-; then
     printf '%s  %-32s failed; the end of %s:\n' "$(date +%H:%M:%S)" "$name" "$log" >&2
     tail -n 40 "$log" >&2
     exit 1
@@ -73,13 +80,18 @@ evaluate_both() {
   stage "seed-$seed/evaluate-$2-sampled" evaluate "$1" "$folder/evaluation/$2-sampled" "$3" 1
 }
 
+# train DATA MODEL OUT [OVERRIDE...]: the composed configuration is kept beside what was trained.
+train() {
+  mkdir -p "$3" && COMPOSE=1 $tiny/train.sh "$@" >"$3/config.yaml" && $tiny/train.sh "$@"
+}
+
 # compare SEED: the warm start, both arms and their evaluation.
 compare() {
   local seed=$1 folder=$OUT/seed-$1
   export SEED=$seed
   stage "seed-$seed/warm-start" python $tiny/make.py --out "$folder" --seed "$seed" --val-rows "$QUESTIONS"
-  stage "seed-$seed/train-single" $tiny/train.sh "$folder" "$folder/model" "$folder/single" multiattempt.max_attempts=1
-  stage "seed-$seed/train-multi" $tiny/train.sh "$folder" "$folder/model" "$folder/multi"
+  stage "seed-$seed/train-single" train "$folder" "$folder/model" "$folder/single" multiattempt.max_attempts=1
+  stage "seed-$seed/train-multi" train "$folder" "$folder/model" "$folder/multi"
   evaluate_both "$folder/model" warm "warm start"
   evaluate_both "$folder/single/trained" single single
   evaluate_both "$folder/multi/trained" multi multi
@@ -92,7 +104,7 @@ without_repeats() {
   export SEED=$seed
   stage "seed-$seed/warm-start-no-repeats" \
     python $tiny/make.py --out "$bare" --seed "$seed" --val-rows "$QUESTIONS" --repeat-share 0
-  stage "seed-$seed/train-multi-no-repeats" $tiny/train.sh "$bare" "$bare/model" "$bare/multi"
+  stage "seed-$seed/train-multi-no-repeats" train "$bare" "$bare/model" "$bare/multi"
   evaluate_both "$bare/model" warm-no-repeats "warm start without repeat dialogues"
   evaluate_both "$bare/multi/trained" multi-no-repeats "multi without repeat dialogues"
 }
@@ -103,7 +115,7 @@ chains=()
 end_chains() {
   for chain in "${chains[@]}"; do kill -TERM -- "-$chain" 2>/dev/null || true; done
 }
-trap 'end_chains; wait; exit 130' INT TERM
+trap 'end_chains; wait; exit 130' INT TERM HUP
 trap 'printf "whole run\t%d\n" $SECONDS >>"$OUT/times.tsv"' EXIT
 status=0
 for chain in $(printf 'compare:%s ' $SEEDS) "without_repeats:$first"; do
@@ -117,10 +129,4 @@ if ((status)); then
   exit 1
 fi
 set +m
-
-folder=$OUT/seed-$first
-for arm in single multi; do
-  COMPOSE=1 SEED=$first $tiny/train.sh "$folder" "$folder/model" "$folder/$arm" \
-    $([ $arm = single ] && echo multiattempt.max_attempts=1) >"$OUT/$arm.yaml" 2>"$OUT/logs/compose.log"
-done
 python recipes/compare_tiny_report.py --out "$OUT" --seeds $SEEDS --seconds "$SECONDS"

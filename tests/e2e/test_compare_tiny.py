@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.e2e.pipeline import REPOSITORY
@@ -16,29 +19,56 @@ from tests.e2e.pipeline import REPOSITORY
 pytestmark = pytest.mark.timeout(1500)
 
 SEED, STEPS, EPISODES, QUESTIONS = 3, 2, 8, 24
+ARMS = {"single": 1, "multi": 5}
 EVALUATED = ("warm", "single", "multi", "warm-no-repeats", "multi-no-repeats")
 
 
-def compare(out: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+def command(out: Path, *arguments: str, **settings: object) -> dict[str, Any]:
+    """Arguments of `subprocess.Popen`."""
     values = {"SEEDS": SEED, "STEPS": STEPS, "EPISODES": EPISODES, "QUESTIONS": QUESTIONS, "OUT": out, **settings}
     environment = {
         **os.environ, **{name: str(value) for name, value in values.items()},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
-    command = ["bash", str(REPOSITORY / "recipes" / "compare_tiny.sh"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=out.parent)
+    script = str(REPOSITORY / "recipes" / "compare_tiny.sh")
+    return {"args": ["bash", script, *arguments], "env": environment, "cwd": out.parent}
+
+
+def compare(out: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**command(out, *arguments, **settings), capture_output=True, text=True, check=False)
+
+
+def processes_of(out: Path) -> list[str]:
+    """Command lines that name the folder."""
+    lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if str(out) in line]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison, which was ended once in the middle of a training."""
     folder: Path = tmp_path_factory.mktemp("compare") / "out"
+    with subprocess.Popen(**command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        while not (folder / f"seed-{SEED}" / "single" / "train.log").exists():
+            assert first.poll() is None
+            time.sleep(0.5)
+        busy = compare(folder)
+        first.terminate()
+        assert first.wait(120) == 130
+    assert busy.returncode == 2
+    assert "OUT must not be in use by another call" in busy.stderr
+    deadline = time.monotonic() + 60
+    while processes_of(folder):
+        assert time.monotonic() < deadline, processes_of(folder)
+        time.sleep(1)
+    assert not (folder / "done" / f"seed-{SEED}" / "train-single").exists()
     done = compare(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
 def test_arms_have_the_same_episodes_and_differ_in_the_allowance(out: Path) -> None:
-    for arm, most in (("single", 1), ("multi", 5)):
+    for arm, most in ARMS.items():
         lines = (out / f"seed-{SEED}" / arm / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(line)["data"] for line in lines]
         assert [step["multiattempt/episodes"] for step in steps] == [EPISODES] * STEPS
@@ -58,7 +88,7 @@ def test_every_model_is_evaluated_both_ways_and_the_report_says_it(out: Path) ->
             assert set(accuracy) == {"1", "2", "3", "4", "5"}
             assert results["settings"]["temperature"] == temperature
             if model == "warm":
-                cells = " | ".join(f"{100 * accuracy[k]['value']:.1f} %" for k in "12345")
+                cells = " | ".join(f"{100 * accuracy[k]['value']:.1f} %" for k in "12345")  # one seed: no intervals
                 assert f"| `warm start` | {cells} |" in report
     for name in re.findall(r"!\[[^]]*\]\(([^)]*)\)", report):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
