@@ -31,7 +31,7 @@ command=(
   actor_rollout_ref.actor.ppo_mini_batch_size=$mini
   actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=$micro
   actor_rollout_ref.actor.optim.lr=6e-4 actor_rollout_ref.actor.optim.lr_scheduler_type=cosine
-  actor_rollout_ref.actor.optim.lr_warmup_steps=10 actor_rollout_ref.actor.optim.min_lr_ratio=0.2
+  actor_rollout_ref.actor.optim.lr_warmup_steps=5 actor_rollout_ref.actor.optim.min_lr_ratio=0.2
   actor_rollout_ref.actor.use_kl_loss=false
   critic.ppo_mini_batch_size=$mini critic.ppo_micro_batch_size_per_gpu=$micro critic.optim.lr=1e-3
   'actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]'
