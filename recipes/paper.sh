@@ -8,19 +8,19 @@
 #   own           array: what only this script sets
 #
 # Settings, as environment variables:
-#   MODEL         name on the hub or folder                     OUT     folder for everything (outputs/$RECIPE)
+#   MODEL         name on the hub or folder                     OUT     folder for everything (outputs/$RECIPE);
+#                 on a cluster OUT is on a file system that all nodes share
 #   TRAIN, VAL    parquet files in verl's format, several separated by commas (made in OUT/data by the stage prepare)
 #   GPUS          per node (8)                                  NNODES  nodes (1); above 1 on a Ray cluster: README.md
 #   STAGES        "prepare train evaluate", or some of them     SEED    (42, the published one)
 #   CHECKPOINT    what the stage evaluate takes (the last checkpoint in OUT)
 #   EVAL_TOKENS   tokens of a conversation in it (8000)         EVAL_CONTEXT  the engine's context in it (4096)
+#   EVAL_LIMIT    only so many questions of each benchmark in it (all)
 #   DRY_RUN=1     checks everything, estimates memory, tokens and time, and starts nothing
 #   GPU_GIB, GPU_TFLOPS  of a GPU, for that estimate (80, 312: an A100)
 # Further arguments are passed to verl, and override what is set here.
 
-OUT=${OUT:-outputs/$RECIPE}
-mkdir -p "$OUT"
-OUT=$(cd "$OUT" && pwd)
+OUT=$(realpath -ms "${OUT:-outputs/$RECIPE}")
 GPUS=${GPUS:-8} NNODES=${NNODES:-1} SEED=${SEED:-42} STAGES=${STAGES:-prepare train evaluate} DRY_RUN=${DRY_RUN:-0}
 EVAL_TOKENS=${EVAL_TOKENS:-8000} EVAL_CONTEXT=${EVAL_CONTEXT:-4096}
 benchmarks=(aime24 amc23 math500 minerva olympiadbench)
@@ -134,6 +134,10 @@ trainer=(
   trainer.max_actor_ckpt_to_keep=2 trainer.max_critic_ckpt_to_keep=2
   trainer.default_local_dir="$OUT/checkpoints"
   trainer.project_name=multiattempt trainer.experiment_name="$RECIPE" trainer.logger='[console,file,tensorboard]'
+  # verl logs in a Ray actor, which on a running cluster does not have this shell's environment. A file for each start,
+  # since verl empties the one it opens.
+  +ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR="$OUT/tensorboard"
+  +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUT/metrics-$(date -u +%Y%m%dT%H%M%SZ).jsonl"
 )
 
 say() { printf '%s: %s\n' "$RECIPE" "$*"; }
@@ -147,8 +151,8 @@ prepare() { # questions, downloaded and written in verl's format; what is there 
 }
 
 train() {
-  TENSORBOARD_DIR="$OUT/tensorboard" VERL_FILE_LOGGER_PATH="${VERL_FILE_LOGGER_PATH:-$OUT/metrics.jsonl}" \
-    python -m verl.trainer.main_ppo "${words[@]}"
+  mkdir -p "$OUT"
+  python -m verl.trainer.main_ppo "${words[@]}"
 }
 
 # k = 1..7, one greedy run for each k, whose opening says k: as published. Two things to know of the published figures:
@@ -168,7 +172,7 @@ evaluate() {
   multiattempt evaluate --model "$checkpoint" --data ${VAL//,/ } --out "$OUT/evaluation" --label "$RECIPE" \
     --protocol paper --attempts 1 2 3 4 5 6 7 --temperature 0 --max-tokens "$EVAL_TOKENS" \
     --max-model-len "$EVAL_CONTEXT" --set opening.text="$opening" --set feedback.text="$feedback" \
-    --set stop_at_answer=true
+    --set stop_at_answer=true ${EVAL_LIMIT:+--limit "$EVAL_LIMIT"}
 }
 
 dry_run() {

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Multi-attempt PPO with Qwen2.5-Math-7B, by the settings that arXiv 2503.04808 has for 1.5B; the paper has no 7B.
 #
-#   bash recipes/qwen2.5_math_7b_multi.sh               trains and evaluates; settings: paper.sh
-#   DRY_RUN=1 bash recipes/qwen2.5_math_7b_multi.sh     checks and estimates, starts nothing, needs no GPU
+#   STAGES=prepare bash recipes/qwen2.5_math_7b_multi.sh   makes the data, from the hub
+#   DRY_RUN=1 bash recipes/qwen2.5_math_7b_multi.sh        checks and estimates, starts nothing, needs no GPU
+#   bash recipes/qwen2.5_math_7b_multi.sh                  trains and evaluates; settings: paper.sh
 #
 # hardware   one node, 8 GPUs of 80 GB; two nodes halve the trainer's time (NNODES=2, README.md)
 # memory     estimate: 36 GiB a GPU in the update, 48 in the rollout; 193 GiB of host memory a node;
-#            164 GiB of disk a checkpoint, of which 2 are kept
+#            193 GiB of disk a checkpoint, of which each start keeps 2
 # time       estimate: trainer at most 765 s a step, 272 hours for 1,280 steps on A100s; generation on top. Not measured
 #            (formulae: verl_multiattempt/adapters/estimate.py; 8,888 questions, 35 % of 312 TFLOP/s)
 # expected   no published figures
+# evaluation asks for 8,000 tokens in a context of 4,096: recipes/README.md
 # status     not yet run by us on GPUs; two steps of a tiny model on the CPU in our tests (tests/e2e/test_recipes.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -82,6 +82,30 @@ def test_what_is_offloaded_moves_to_the_host_and_grpo_has_no_critic() -> None:
     assert estimate.steps is None
 
 
+def test_without_a_kl_there_is_no_reference_model_anywhere() -> None:
+    keys = ("actor_rollout_ref.actor.use_kl_loss=false", "algorithm.use_kl_in_reward=false")
+    estimate = make_estimate(compose_config(*KEYS, *keys, platform=False), SMALL, None, Hardware())
+    assert estimate.host_gib == 0
+    assert estimate.flops_per_token == 10e9 + 9e9
+    in_reward = (keys[0], "algorithm.use_kl_in_reward=true")
+    estimate = make_estimate(compose_config(*KEYS, *in_reward, platform=False), SMALL, None, Hardware())
+    assert estimate.host_gib == pytest.approx(4e9 / 8 * 4 / GIB)
+
+
+@pytest.mark.parametrize(
+    ("actor", "critic", "held"),
+    [
+        ("[model,optimizer,extra]", "[model,optimizer,extra]", 3 * 4e9 + 3 * 3.6e9),
+        ("[model,optimizer,extra,hf_model]", "[model,optimizer,extra]", 4 * 4e9 + 3 * 3.6e9),
+        ("[model]", "[model,hf_model]", 4e9 + 2 * 3.6e9),
+    ],
+)
+def test_checkpoint_holds_what_save_contents_names(actor: str, critic: str, held: float) -> None:
+    keys = (f"actor_rollout_ref.actor.checkpoint.save_contents={actor}", f"critic.checkpoint.save_contents={critic}")
+    estimate = make_estimate(compose_config(*KEYS, *keys, platform=False), SMALL, None, Hardware())
+    assert estimate.checkpoint_gib == pytest.approx(held / GIB)
+
+
 def test_memory_that_is_not_there_is_warned_of(
     model_dir: Callable[..., Path], data_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

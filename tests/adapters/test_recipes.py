@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from transformers import Qwen2Config
+from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
 from tests.adapters.conftest import good_row, write_rows
 from tests.conftest import REPOSITORY
 from tests.tokenizers import make_tokenizer
 from verl_multiattempt.adapters.compose import compose_training_config
-from verl_multiattempt.adapters.estimate import Hardware, make_estimate
+from verl_multiattempt.adapters.estimate import Hardware, make_estimate, text_of
 from verl_multiattempt.adapters.model_size import size_of
 from verl_multiattempt.settings import FeedbackSettings, OpeningSettings
 
@@ -28,6 +29,8 @@ FOLDER = REPOSITORY / "recipes"
 SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("qwen*.sh"))}
 MULTI, SINGLE = "qwen2.5_math_1.5b_multi", "qwen2.5_math_1.5b_single"
 ACTOR = "actor_rollout_ref.actor."
+ENVIRONMENT = "ray_kwargs.ray_init.runtime_env.env_vars"
+TIME = r"\d{8}T\d{6}Z"
 QWEN = {
     "1.5b": {"vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
              "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True},
@@ -44,8 +47,7 @@ class DryRun:
     output: str
     words: list[str]
     config: DictConfig
-    left: list[str]
-    """Files in OUT afterwards."""
+    out: Path
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def dry(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
             (line,) = [line for line in done.stdout.splitlines() if line.startswith("python -m verl.trainer.main_ppo ")]
             words = shlex.split(line)[3:]
             config = compose_training_config(words)
-            made[name] = DryRun(done.stdout, words, config, [str(path) for path in out.rglob("*")])
+            made[name] = DryRun(done.stdout, words, config, out)
         return made[name]
 
     return make
@@ -116,7 +118,7 @@ def test_dry_run_checks_and_estimates_and_starts_nothing(dry: Any, name: str) ->
     assert "Estimate for 8 GPUs of 80 GiB" in run.output
     assert "320 steps, 327,680 episodes, at most 1,318,584,320 tokens" in run.output  # 2,048 rows
     assert run.output.rstrip().endswith(f"{name}: dry run: nothing was started")
-    assert run.left == []
+    assert not run.out.exists()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -154,10 +156,25 @@ def test_single_arm_differs_by_max_attempts_alone(dry: Any) -> None:
     # Unresolved: what follows from another key by interpolation is not a difference of its own.
     multi, single = flat(dry(MULTI).config, resolve=False), flat(dry(SINGLE).config, resolve=False)
     differing = {key for key in multi.keys() | single.keys() if multi.get(key) != single.get(key)}
-    names = {"trainer.experiment_name", "trainer.default_local_dir", "multiattempt.record.dir"}
+    names = {"trainer.experiment_name", "trainer.default_local_dir", "multiattempt.record.dir",
+             *(f"{ENVIRONMENT}.{name}" for name in ("TENSORBOARD_DIR", "VERL_FILE_LOGGER_PATH"))}  # fmt: skip
     assert differing == {"multiattempt.max_attempts"} | names
-    for key in names:  # after the run's own folder and name, the same
-        assert multi[key].split(MULTI)[1:] == single[key].split(SINGLE)[1:]
+    for key in names:  # after the run's own folder and name, the same, but for the time of the start
+        assert re.sub(TIME, "", multi[key].split(MULTI)[1]) == re.sub(TIME, "", single[key].split(SINGLE)[1])
+
+
+def test_both_logs_lie_in_out_and_workers_of_any_node_are_told_so(dry: Any) -> None:
+    run = dry(MULTI)
+    runtime_env = run.config.ray_kwargs.ray_init.runtime_env
+    assert f"{run.out}/tensorboard" == runtime_env.env_vars.TENSORBOARD_DIR
+    log = Path(runtime_env.env_vars.VERL_FILE_LOGGER_PATH)
+    assert log.parent == run.out
+    assert re.fullmatch(f"metrics-{TIME}.jsonl", log.name)
+    # As verl's run_ppo merges it: its own variables and the recipe's hook stay.
+    merged = OmegaConf.merge(get_ppo_ray_runtime_env(run.config), runtime_env)
+    assert merged.env_vars.TOKENIZERS_PARALLELISM in ("true", os.environ.get("TOKENIZERS_PARALLELISM"))
+    assert str(log) == merged.env_vars.VERL_FILE_LOGGER_PATH
+    assert merged.worker_process_setup_hook.endswith("check_worker_process")
 
 
 def test_further_arguments_come_last_and_a_refused_one_ends_it(assets: Path, tmp_path: Path) -> None:
@@ -193,8 +210,15 @@ def test_header_quotes_the_estimate_for_the_real_model(dry: Any, name: str) -> N
     hours = e.steps * e.step_s / 3600
     assert f"trainer at most {e.step_s:.0f} s a step, {hours:.0f} hours for {e.steps:,} steps on A100s" in header
     assert max(e.update_peak_gib, e.rollout_peak_gib) < 80
+    assert "asks for 8,000 tokens in a context of 4,096: recipes/README.md" in header
     for word in ("hardware ", "memory ", "time ", "expected ", "status ", f"bash recipes/{name}.sh"):
         assert word in header
+
+
+def test_readme_shows_the_estimate_of_the_first_script(dry: Any) -> None:
+    size = size_of(Qwen2Config(**QWEN["1.5b"]))
+    estimate = make_estimate(dry(MULTI).config, size, 8888, Hardware())
+    assert f"```\n{text_of(estimate, size, Hardware())}\n```" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_has_a_row_for_each_script() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -12,9 +13,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.e2e.pipeline import REPOSITORY, Assets, Run
+from verl_multiattempt.plots.scalars import read_scalars
 
 pytestmark = pytest.mark.timeout(1500)
 
+MULTI = "qwen2.5_math_1.5b_multi"
 SCRIPTS = [path.stem for path in sorted((REPOSITORY / "recipes").glob("qwen*.sh"))]
 EPISODES = 8
 # Keys of the scripts with smaller values, and what CPUs do not have: packing without flash attention.
@@ -51,9 +54,11 @@ def run(request: pytest.FixtureRequest, assets: Assets, tmp_path_factory: pytest
         "MODEL": str(assets.model), "TRAIN": str(assets.folder / "train.parquet"), "GPUS": "1", "STAGES": "train",
         "VAL": str(assets.folder / "val.parquet"), "OUT": str(folder), "DRY_RUN": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        # What the script itself gives to verl is used, which no process gets from its parent.
+        "VERL_FILE_LOGGER_PATH": str(folder / "inherited.jsonl"), "TENSORBOARD_DIR": str(folder / "inherited"),
     }  # fmt: skip
     overrides = [*SMALL, *(SMALL_GRPO if name.endswith("grpo") else SMALL_PPO)]
-    return RecipeRun(folder, assets, overrides, environment=environment, script=name).finish()
+    return RecipeRun(folder, assets, overrides, environment=environment, script=name).finish(600)
 
 
 def test_scaled_down_recipe_trains_two_steps_as_its_name_says(run: RecipeRun) -> None:
@@ -82,5 +87,49 @@ def test_scaled_down_recipe_validates_with_one_attempt_and_leaves_what_evaluate_
     step = (checkpoints / "latest_checkpointed_iteration.txt").read_text().strip()
     model = AutoModelForCausalLM.from_pretrained(checkpoints / f"global_step_{step}" / "actor" / "huggingface")
     assert sum(p.numel() for p in model.parameters()) > 100_000
+    actor = checkpoints / f"global_step_{step}" / "actor"
+    saved, shard = actor / "huggingface" / "model.safetensors", actor / "model_world_size_1_rank_0.pt"
+    # Both in fp32, as the estimate of disk takes it.
+    assert saved.stat().st_size == pytest.approx(shard.stat().st_size, rel=0.05)
     assert list((run.folder / "episodes").glob("*.jsonl"))
     assert list((run.folder / "tensorboard").iterdir())
+    assert not list(run.folder.glob("inherited*"))
+
+
+@pytest.mark.parametrize("run", [MULTI], indirect=True)
+def test_second_start_keeps_the_metrics_of_the_first_and_evaluates_the_last_checkpoint(run: RecipeRun) -> None:
+    first = {path: path.read_bytes() for path in run.folder.glob("metrics-*.jsonl")}
+    assert len(first) == 1
+    environment = {
+        "STAGES": "train evaluate", "EVAL_TOKENS": "100", "EVAL_CONTEXT": "512", "EVAL_LIMIT": "4",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }  # fmt: skip
+    overrides = [*run.overrides, "trainer.total_training_steps=3"]
+    again = RecipeRun(
+        run.folder, run.assets, overrides, environment={**run.environment, **environment}, script=run.script
+    )
+    again.finish(900)
+    assert {path: path.read_bytes() for path in first} == first
+    (second,) = set(run.folder.glob("metrics-*.jsonl")) - set(first)
+    assert {json.loads(line)["step"] for line in second.read_text().splitlines()} == {3}
+    # Both starts, as `multiattempt plot --training multi=OUT/tensorboard` reads them.
+    reward = "multiattempt/reward/mean"
+    joined = read_scalars(run.folder / "tensorboard", [reward])[reward]
+    assert joined == pytest.approx({step: run.metrics()[step][reward] for step in (1, 2, 3)})
+
+    results = json.loads((run.folder / "evaluation" / "results.json").read_text())
+    accuracy = results["curves"]["paper"]["mean"]["accuracy"]
+    assert list(accuracy) == [str(k) for k in range(1, 8)]
+    assert len(results["runs"]) == 7
+    assert results["model"] == str(run.folder / "checkpoints" / "global_step_3" / "actor" / "huggingface")
+    assert results["label"] == run.script
+    for k in range(1, 8):
+        episodes = [
+            json.loads(line)
+            for path in (run.folder / "evaluation" / f"paper-{k}").glob("episodes-*.jsonl")
+            for line in path.read_text().splitlines()
+        ]
+        assert len(episodes) == 4
+        assert {len(episode["attempts"]) <= k for episode in episodes} == {True}
+        solved = sum(episode["attempts"][-1]["outcome"] == "CORRECT" for episode in episodes)
+        assert accuracy[str(k)]["value"] == solved / 4

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
 
 from verl_multiattempt.adapters.compose import compose_training_config, training_overrides
 from verl_multiattempt.adapters.dataset_check import read_rows
@@ -58,9 +59,9 @@ class Estimate:
     kv_cache_tokens: int
     """Per engine: what its reservation leaves after weights and `_ENGINE_ALLOWANCE_GIB`."""
     host_gib: float
-    """Per node: what is offloaded, and the reference model, which verl always keeps there under FSDP2."""
+    """Per node: what is offloaded, and the reference model where there is one, which verl always keeps there."""
     checkpoint_gib: float
-    """Of one checkpoint."""
+    """Of one checkpoint, by ``checkpoint.save_contents`` of actor and critic."""
     episodes_per_step: int
     tokens_per_episode: int
     """At most: prompt and conversation."""
@@ -74,8 +75,6 @@ class Estimate:
 
 def _trainer(config: DictConfig, size: ModelSize) -> tuple[int, dict[str, int], bool]:
     """Arithmetic per token, bytes of a role's states for each parameter set, and whether there is a critic."""
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-
     critic = need_critic(config)
     actor_config = config.actor_rollout_ref.actor
     update = 8 if config.actor_rollout_ref.model.enable_gradient_checkpointing else 6
@@ -106,6 +105,12 @@ def _micro_batch_tokens(config: DictConfig, critic: bool) -> tuple[int, int]:
     return tokens, int(config.critic.get("ppo_infer_max_token_len_per_gpu", 32768)) if critic else 0
 
 
+def _checkpoint_shares(config: DictConfig, role: str) -> int:
+    """How many numbers a checkpoint holds for each parameter; ``hf_model``, too, is saved in ``model_dtype``."""
+    contents = (config.actor_rollout_ref.actor if role == "actor" else config.critic).checkpoint.save_contents
+    return sum({"model": 1, "optimizer": 2, "hf_model": 1}.get(name, 0) for name in contents)
+
+
 def _activations(config: DictConfig, size: ModelSize, tokens: int) -> float:
     """GiB of activations in bf16: each layer's input, and all of one layer (of every layer without checkpointing).
 
@@ -130,7 +135,8 @@ def make_estimate(config: DictConfig, size: ModelSize, num_rows: int | None, har
     gpus = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     flops, bytes_of, critic = _trainer(config, size)
     shards = {"actor": config.actor_rollout_ref.actor.fsdp_config, **({"critic": config.critic.fsdp} if critic else {})}
-    states, resident, host = {}, {}, size.parameters * 4 / gpus  # reference model, fp32
+    states, resident = {}, {}
+    host = size.parameters * 4 / gpus if need_reference_policy(config) else 0.0  # fp32
     for role, engine in shards.items():
         shard = bytes_of[role] / (gpus if engine.fsdp_size in (-1, None) else int(engine.fsdp_size))
         states[role] = 4 * shard / GIB
@@ -165,7 +171,7 @@ def make_estimate(config: DictConfig, size: ModelSize, num_rows: int | None, har
         rollout_peak_gib=reserved + sum(resident.values()),
         kv_cache_tokens=int(cache / (size.kv_bytes / parallel)),
         host_gib=host * int(config.trainer.n_gpus_per_node) / GIB,
-        checkpoint_gib=sum(3 * value for value in bytes_of.values()) / GIB,
+        checkpoint_gib=sum(_checkpoint_shares(config, role) * held for role, held in bytes_of.items()) / GIB,
         episodes_per_step=episodes,
         tokens_per_episode=each,
         steps=None if steps is None else int(steps),
@@ -189,8 +195,8 @@ def text_of(estimate: Estimate, size: ModelSize, hardware: Hardware) -> str:
         f"  rollout        {e.rollout_peak_gib:.1f} GiB a GPU, of it {e.resident_gib:.1f} of the trainer's",
         f"  KV cache       {size.kv_bytes:,} bytes a token; {e.kv_cache_tokens:,} tokens an engine, {cached} whole "
         "conversations",
-        f"  host           {e.host_gib:.1f} GiB a node: reference model and what is offloaded",
-        f"  disk           {e.checkpoint_gib:.1f} GiB a checkpoint (parameters and moments)",
+        f"  host           {e.host_gib:.1f} GiB a node: reference model, if any, and what is offloaded",
+        f"  disk           {e.checkpoint_gib:.1f} GiB a checkpoint, by its save_contents",
         f"  tokens         {e.episodes_per_step:,} episodes a step, at most {at_most:,} tokens",
     ]
     if e.steps is not None:
