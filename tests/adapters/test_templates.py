@@ -607,6 +607,15 @@ def test_white_space_around_an_attempt_is_kept_as_sampled(family: Family, ending
     assert output.response_ids[: len(first)] == first
 
 
+def test_a_turn_of_two_ends_that_the_model_closes_with_the_second_alone_is_not_closed_again() -> None:
+    (family,) = (family for family in FAMILIES.values() if family.closing == "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>")
+    first = [*encode(family, "no", end=False), family.tokenizer.convert_tokens_to_ids("<|END_OF_TURN_TOKEN|>")]
+    output, server, loop = run(family, [first, encode(family, "so \\boxed{42}")])
+    check(family, output, server, loop, row()["raw_prompt"])
+    text = family.tokenizer.decode(output.response_ids)
+    assert text.startswith("<|START_RESPONSE|>no<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>")
+
+
 names = st.sampled_from(sorted(FAMILIES))
 SAID = ("so \\boxed{42}", "\\boxed{41} then", "\n no ", "", "</think>", "<think>\n", "a</think>\n\n\\boxed{4}")
 texts = st.one_of(st.sampled_from(SAID), st.text(max_size=10))

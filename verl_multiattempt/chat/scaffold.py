@@ -93,8 +93,16 @@ class ChatScaffold:
     def context_parts(self, last_id: int | None, feedback: str) -> tuple[list[int], list[int]]:
         """`context_after` in two parts: what ends the attempt's turn, and the feedback with its scaffold."""
         ids = self.between_attempts(feedback)
-        sampled = len(self.closing) if self.closing and last_id == self.closing[-1] else 0
+        sampled = self._num_sampled(ids, last_id)
         return ids[sampled : self.turn_end], ids[max(sampled, self.turn_end) :]
+
+    def _num_sampled(self, ids: Sequence[int], last_id: int | None) -> int:
+        """How many of ``ids``, which first end the turn, are not inserted where the model ended with ``last_id``."""
+        if last_id not in self.end_ids:
+            return 0
+        # A turn may have more than one end; what stands before the one that was sampled comes too late.
+        ends = [position for position in range(self.turn_end) if ids[position] == last_id]
+        return ends[-1] + 1 if ends else 0
 
     def context_after(self, last_id: int | None, feedback: str) -> list[int]:
         """`between_attempts` less the end of turn where the model has sampled it itself.
@@ -120,7 +128,7 @@ class ChatScaffold:
         """
         if self._reopened is None:
             self._reopened = _reopened(self.layout, self.turn_end)
-        sampled = len(self.closing) if self.closing and last_id == self.closing[-1] else 0
+        sampled = self._num_sampled(self._reopened, last_id)
         return self._reopened[sampled : self.turn_end], self._reopened[self.turn_end :]
 
     def as_plain_text(self, text: str) -> str:
