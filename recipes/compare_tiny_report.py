@@ -168,7 +168,7 @@ def conclusion(results: Results) -> str:
     shares = commonest_shares(results, "multi")
     text = (
         "Trained with several attempts, the model's second attempt solves more than that of the model trained with "
-        "one: it gives another answer where the other gives the same again. " if better else
+        "one. " if better else
         "That a second attempt solves more after training with several attempts is not shown by these seeds alone: the "
         "interval of the difference holds zero, or there is none. "
     )  # fmt: skip
