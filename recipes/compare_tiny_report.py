@@ -174,9 +174,10 @@ def conclusion(results: Results) -> str:
     )  # fmt: skip
     if not shares:
         return text
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
     text += (
-        f"Of its greedy second answers after a wrong first, {100 * min(shares):.0f} to {100 * max(shares):.0f} % (by "
-        "seed and number of allowed attempts) are one and the same, whatever the first was. "
+        f"Of its greedy second answers after a wrong first, {high if low == high else f'{low} to {high}'} % (in each "
+        "seed, by number of allowed attempts) are one and the same, whatever the first was. "
     )
     if min(shares) >= ONE_ORDER:
         text += (
