@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transfer_queue as tq
-from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, DictConfigWrap
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
 from verl_multiattempt.adapters import sampler
@@ -72,8 +72,11 @@ class ProbeAgentLoop(MultiAttemptAgentLoop):
         return output
 
     async def _single_turn(self, client: Any, sampling_params: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-        loop = SingleTurnAgentLoop.__new__(SingleTurnAgentLoop)
-        loop.__dict__.update({**self.__dict__, "server_manager": client})
+        loop = SingleTurnAgentLoop(
+            DictConfigWrap(self.config), client, self.tokenizer, self.processor, self.dataset_cls,
+            DictConfigWrap(self.data_config),
+        )  # fmt: skip
+        loop.continuous_token_builder = self.continuous_token_builder  # of the model's type, which is not kept
         opened = open_messages(row["raw_prompt"], self.shared.settings.opening, 1,
                                placement=self.shared.scaffold.opening_placement)  # fmt: skip
         output = await loop.run(dict(sampling_params), **{**row, "raw_prompt": opened})
