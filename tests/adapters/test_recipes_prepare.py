@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.adapters.test_recipes import MULTI, run_script
-from tests.unit import test_data_hub
+from tests.dataset_hub import DatasetHub, serving
 from verl_multiattempt.data.benchmarks import RECIPES
 
 NAMES = ("math_train", "aime24", "amc23", "math500", "minerva", "olympiadbench")
@@ -35,22 +33,12 @@ def repository(name: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    monkeypatch.setattr(test_data_hub, "REPOSITORIES", {RECIPES[name].hub: repository(name) for name in NAMES})
-    monkeypatch.setattr(test_data_hub, "GATED", None)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), test_data_hub.Hub)
-    server.requests = []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def hub() -> Iterator[DatasetHub]:
+    with serving({RECIPES[name].hub: repository(name) for name in NAMES}) as server:
+        yield server
 
 
-def test_prepare_makes_what_train_and_evaluate_take_and_keeps_what_is_there(
-    hub: ThreadingHTTPServer, tmp_path: Path
-) -> None:
+def test_prepare_makes_what_train_and_evaluate_take_and_keeps_what_is_there(hub: DatasetHub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     environment = {"DRY_RUN": "0", "STAGES": "prepare", "TRAIN": "", "VAL": "", "HF_HOME": str(tmp_path / "home"),
                    "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "NO_PROXY": "*",
@@ -63,14 +51,14 @@ def test_prepare_makes_what_train_and_evaluate_take_and_keeps_what_is_there(
         table = pq.read_table(path)
         assert set(table.column("data_source").to_pylist()) == {name}
         assert table.num_rows == (2 if name == "math_train" else 3)  # of MATH, levels 3 to 5
-    before, asked = {path: path.read_bytes() for path in (out / "data").iterdir()}, len(hub.requests)  # type: ignore[attr-defined]
+    before, asked = {path: path.read_bytes() for path in (out / "data").iterdir()}, len(hub.requests)
     made["minerva"].unlink()
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     done = run_script(MULTI, tmp_path, out, **{**environment, **nowhere})
     assert done.returncode == 1
     assert "got 'math-ai/minervamath'" in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(hub.requests) == asked  # type: ignore[attr-defined]
+    assert len(hub.requests) == asked
     assert {path: path.read_bytes() for path in (out / "data").iterdir()} == {
         path: content for path, content in before.items() if path != made["minerva"]
     }

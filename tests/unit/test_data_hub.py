@@ -6,9 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from tests.dataset_hub import COMMIT, DatasetHub, serving
 from verl_multiattempt.data.benchmarks import RECIPES
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 AMC = "".join(json.dumps({"id": n, "question": f"What is {n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(40))
 GSM8K = [{"question": f"{n} and {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(3)]
 GSM8K_README = """---
@@ -58,81 +56,17 @@ REPOSITORIES = {
 GATED = "math-ai/minervamath"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The parts of the hub that a client asks for to load a dataset."""
-
-    protocol_version = "HTTP/1.1"
-    asked: list[str]
-    """Paths that a POST asks about."""
-
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)  # type: ignore[attr-defined]
-        parts = self.path.split("?")[0].strip("/").split("/")
-        name = "/".join(parts[2:4] if parts[0] == "api" else parts[1:3])
-        if name == GATED:
-            self.reply(403, b"", X_Error_Code="GatedRepo", X_Error_Message="Access to this dataset is restricted.")
-        elif name not in REPOSITORIES:
-            self.reply(404, b"", X_Error_Code="RepoNotFound")
-        elif parts[0] == "api":
-            self.reply(200, self.description(name, parts[4:]), Content_Type="application/json")
-        elif (content := REPOSITORIES[name].get("/".join(parts[5:]))) is None:
-            self.reply(404, b"", X_Error_Code="EntryNotFound")
-        else:
-            self.reply(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=COMMIT)
-
-    do_HEAD = do_GET
-
-    def do_POST(self) -> None:
-        self.asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))["paths"]
-        self.do_GET()
-
-    def description(self, name: str, rest: list[str]) -> bytes:
-        files = REPOSITORIES[name]
-        if rest[:1] in (["tree"], ["paths-info"]):
-            entries: dict[str, dict[str, Any]] = {
-                path: {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for path, content in files.items()
-            }
-            for folder in {path.rpartition("/")[0] for path in files} - {""}:
-                entries[folder] = {"type": "directory", "path": folder, "oid": COMMIT}
-            under = f"{'/'.join(rest[2:])}/".lstrip("/")
-            wanted = self.asked if rest[0] == "paths-info" else [path for path in entries if path.startswith(under)]
-            if rest[0] == "tree" and "recursive=true" not in self.path.lower():
-                wanted = [path for path in wanted if "/" not in path.removeprefix(under)]
-            return json.dumps([entries[path] for path in wanted if path in entries]).encode()
-        siblings = [{"rfilename": path} for path in files]
-        return json.dumps({"id": name, "sha": COMMIT, "siblings": siblings, "tags": []}).encode()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def hub() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.requests = []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def hub() -> Iterator[DatasetHub]:
+    with serving(REPOSITORIES, GATED) as server:
+        yield server
 
 
 Run = Callable[..., list[tuple[int, str]]]
 
 
 @pytest.fixture(scope="module")
-def run(hub: ThreadingHTTPServer, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(hub: DatasetHub, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs command lines of ``multiattempt prepare`` in one fresh process; status and error output of each."""
     home = tmp_path_factory.mktemp("home")
 
@@ -235,7 +169,7 @@ def test_hub_that_cannot_be_reached_is_one_sentence(run: Run, tmp_path: Path) ->
     )
 
 
-def test_benchmark_that_is_prepared_is_not_loaded_again(run: Run, hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_benchmark_that_is_prepared_is_not_loaded_again(run: Run, hub: DatasetHub, tmp_path: Path) -> None:
     code = """
 from pathlib import Path
 from verl_multiattempt.data.prepare import prepare_benchmark
@@ -243,9 +177,9 @@ results.append((0, str(prepare_benchmark("amc23", Path("sub/amc23.parquet")))))
 """
     prepared = tmp_path / "sub" / "amc23.parquet"
     assert run(cwd=tmp_path, code=code) == [(0, "sub/amc23.parquet")]
-    before, asked = prepared.stat().st_mtime_ns, len(hub.requests)  # type: ignore[attr-defined]
+    before, asked = prepared.stat().st_mtime_ns, len(hub.requests)
     assert run(cwd=tmp_path, code=code) == [(0, "sub/amc23.parquet")]
-    assert (prepared.stat().st_mtime_ns, len(hub.requests)) == (before, asked)  # type: ignore[attr-defined]
+    assert (prepared.stat().st_mtime_ns, len(hub.requests)) == (before, asked)
     prepared.write_bytes(b"another file")
     run(cwd=tmp_path, code=code)
     assert len(pyarrow.parquet.read_table(prepared)) == 40
