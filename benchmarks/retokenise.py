@@ -176,9 +176,7 @@ def main() -> None:
                         help="of JSON Lines (default ../shared/data or else the repository's texts)")  # fmt: skip
     parser.add_argument("--episodes", type=int, default=256, help="conversations of each (default 256)")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.7], help="default 1 0.7")
-    parser.add_argument(
-        "--train-s", type=float, default=90, help="seconds of training of the second model (default 90)"
-    )
+    parser.add_argument("--train-steps", type=int, default=400, help="of the second model (default 400)")
     parser.add_argument("--warm-start", type=int, default=150, help="steps of the tiny model's (default 150)")
     parser.add_argument("--quick", action="store_true", help="32 conversations, 40 steps of training of each")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
