@@ -39,9 +39,11 @@ class Member:
 
     def loop_us(self, tokens: int, episodes: int, rounds: int) -> float:
         """CPU time of an attempt in this package's loop: answers at once, no Ray."""
-        bench = Bench(tokens)
-        self.loop.run_until_complete(bench.cpu_us("multiattempt", 1, 8))
-        values = [self.loop.run_until_complete(bench.cpu_us("multiattempt", 64, episodes)) for _ in range(rounds)]
+        bench = Bench()
+        self.loop.run_until_complete(bench.cpu_us("multiattempt", tokens, 1, 8))
+        values = [
+            self.loop.run_until_complete(bench.cpu_us("multiattempt", tokens, 64, episodes)) for _ in range(rounds)
+        ]
         MultiAttemptAgentLoop._shared = None
         return min(values)
 
