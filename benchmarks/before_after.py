@@ -9,7 +9,8 @@ its own for each state of the package:
 
 - CPU time of an attempt, 64 episodes at a time, of 256 and of 4,096 tokens;
 - the same with ``stop_at_answer``, where the answer comes last, so that the text is searched after each slice of 64;
-- the event loop's p99 and longest stall with 1,024 episodes under way.
+- the event loop's p99 and longest stall with 1,024 episodes under way;
+- CPU time of the reward manager for an episode of five attempts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ ROWS = {
     "sliced": f"CPU of an attempt of {LONG:,} tokens, stop_at_answer every {SLICE}, us",
     "stall_p99": "event loop's p99 stall, ms",
     "stall_max": "event loop's longest stall, ms",
+    "reward": "CPU of the reward manager for an episode, us",
 }
 
 
@@ -49,22 +52,27 @@ def measure(episodes: int, at_once: int) -> dict[str, float]:
     from verl_multiattempt.adapters import agent_loop
 
     if not hasattr(agent_loop, "freeze_heap"):  # the package did not do it then
-        agent_loop.freeze_heap = gc.collect  # type: ignore[attr-defined]
+        setattr(agent_loop, "freeze_heap", gc.collect)  # noqa: B010 - of another type than today's
+    import numpy as np
+    import torch
     from omegaconf import open_dict
-    from overhead import Bench, PretendedServer  # type: ignore[import-not-found]
+    from overhead import Bench, PretendedServer
+    from verl import DataProto
     from verl.workers.rollout.replica import TokenOutput
 
+    from verl_multiattempt.adapters.reward_manager import MultiAttemptRewardManager
+
     @dataclass
-    class SlicingServer(PretendedServer):  # type: ignore[misc]
+    class SlicingServer(PretendedServer):
         """Gives no more tokens than it is asked for, and the rest of the answer when asked again."""
 
         given: dict[str, int] = field(default_factory=dict)
 
-        async def generate(self, request_id: str, *, sampling_params: dict[str, Any], **_: Any) -> TokenOutput:
+        async def generate(self, request_id: str, *, prompt_ids: Sequence[int], **rest: Any) -> TokenOutput:
             """Verl's interface of a rollout server."""
             await asyncio.sleep(0)
             start = self.given.get(request_id, 0)
-            ids = self.ids[start : start + sampling_params["max_tokens"]]
+            ids = self.ids[start : start + rest["sampling_params"]["max_tokens"]]
             self.given[request_id] = (start + len(ids)) % len(self.ids)
             return TokenOutput(
                 token_ids=ids, log_probs=self.logprobs[: len(ids)], stop_reason="completed", num_preempted=0
@@ -78,14 +86,41 @@ def measure(episodes: int, at_once: int) -> dict[str, float]:
         return bench
 
     async def cpu_us(bench: Any, server: Any, count: int) -> float:
-        await bench.run("multiattempt", server, 1, 2)  # what the first episode loads
+        await asyncio.gather(bench.episode("multiattempt", server, 0))  # what the first episode loads
         gc.collect()
         started = time.process_time()
-        await bench.run("multiattempt", server, min(AT_ONCE, count), count)
+        for start in range(0, count, AT_ONCE):
+            numbers = range(start, min(start + AT_ONCE, count))
+            outputs = await asyncio.gather(*(bench.episode("multiattempt", server, number) for number in numbers))
+            # Where the text is searched for the answer, the end of the turn after it is not sampled.
+            least = bench.turns("multiattempt") * (len(server.ids) - 1)
+            if any(sum(output.response_mask) < least for output in outputs):
+                raise RuntimeError("an episode must have all its attempts")
         return (time.process_time() - started) / (count * bench.turns("multiattempt")) * 1e6
+
+    async def reward_us(bench: Any, count: int = 2000) -> float:
+        answer = PretendedServer(bench.answer("multiattempt", SHORT))
+        output = await bench.episode("multiattempt", answer, 0)
+        length = len(output.response_ids)
+        data = DataProto.from_dict(  # as verl's worker makes it of a finished episode
+            tensors={name: torch.ones(1, length, dtype=torch.int64) for name in (
+                "prompts", "responses", "attention_mask", "input_ids", "position_ids", "response_mask")},
+            non_tensors={
+                "tool_extra_fields": np.array([output.extra_fields], dtype=object),
+                "data_source": np.array(["bench"], dtype=object),
+                "reward_model": np.array([{"ground_truth": "3"}], dtype=object),
+            },
+        )  # fmt: skip
+        manager = MultiAttemptRewardManager(bench.config, bench.tokenizer, None)
+        await manager.run_single(data)
+        started = time.process_time()
+        for _ in range(count):
+            await manager.run_single(data)
+        return (time.process_time() - started) / count * 1e6
 
     async def figures() -> dict[str, float]:
         bench, found = Bench(), {}
+        found["reward"] = await reward_us(bench)
         for name, tokens in (("short", SHORT), ("long", LONG)):
             server = PretendedServer(bench.answer("multiattempt", tokens))
             found[name] = await cpu_us(bench, server, episodes * (1 if tokens == LONG else 4))

@@ -1,6 +1,6 @@
 """Against lock step: the agent loop, and the schedule of the paper's code, on one engine with one plan of lengths.
 
-    python benchmarks/lock_step.py                     # 1,024 episodes, all five schedules, 2 repeats
+    python benchmarks/lock_step.py                     # 1,024 episodes, all six schedules, 2 repeats
     python benchmarks/lock_step.py --arms loop lock    # the two only
     python benchmarks/lock_step.py --quick --out lock_step.json
 
@@ -12,9 +12,9 @@ it has batches (the paper's run: 1,024 episodes on 4 engines).
 
 All ask one vLLM engine for the same: the tiny example's model, the same questions, and for each attempt the same number
 of tokens and the same verdict, which a logits processor forces (`planned_tokens.py`); nothing else is not as it is in
-training. The lengths are lognormal, cut by the limit of an episode. The agent loop asks for log-probabilities, as verl
-does; lock step does not, as the paper's code. The model's text is such that encoding it again gives the same tokens:
-what re-tokenising changes is measured by `retokenise.py`.
+training. The lengths are lognormal, cut by the limit of an episode. All ask for log-probabilities, as verl does, so
+that the schedules alone differ; the paper's code does not, which is an arm of its own. The model's text is such that
+encoding it again gives the same tokens: what re-tokenising changes is measured by `retokenise.py`.
 
 Ratios are of wall clock, and of engine steps. The first depends on how much longer a step takes with more sequences in
 it, and is measured here, too; on a GPU, where decoding is bound by reading the weights, a step of 256 sequences takes
@@ -35,23 +35,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine_replay import engine_threads, machine  # type: ignore[import-not-found]
-from length_plan import PlannedEpisode, add_options, describe, plan_of  # type: ignore[import-not-found]
-from lock_step_schedule import BATCH_SIZE, SLICE, LockStep  # type: ignore[import-not-found]
-from planned_engine import (  # type: ignore[import-not-found]
+from engine_replay import engine_threads, machine
+from length_plan import PlannedEpisode, add_options, describe, plan_of
+from lock_step_schedule import BATCH_SIZE, SLICE, LockStep
+from planned_engine import (
     EngineCounts,
     PlannedBench,
     make_planned_model,
     start_engine,
     step_times,
 )
-from schedule_steps import lock_steps, loop_steps  # type: ignore[import-not-found]
+from schedule_steps import lock_steps, loop_steps
 
 ARMS = {
     "loop": "agent loop, all at once",
     "loop-batches": "agent loop, batch after batch",
     "lock": "lock step",
     "lock-ids": "lock step, ids for text",
+    "lock-bare": "lock step, no log-probabilities",
     "lock-one": "lock step, one batch",
 }
 
@@ -67,7 +68,8 @@ async def run_arm(arm: str, planned: PlannedBench, args: argparse.Namespace) -> 
     extra: dict[str, Any] = {}
     if arm.startswith("lock"):
         schedule = LockStep(planned, batch_size=len(numbers) if arm == "lock-one" else args.batch_size,
-                            slice_tokens=args.slice, as_text=arm != "lock-ids")  # fmt: skip
+                            slice_tokens=args.slice, as_text=arm != "lock-ids",
+                            logprobs=arm != "lock-bare")  # fmt: skip
         counts = EngineCounts()
         conversations = await schedule.run(numbers)
         figures = counts.figures()
@@ -107,6 +109,7 @@ def counted_steps(plan: Sequence[PlannedEpisode], args: argparse.Namespace) -> d
         "loop-batches": sum(loop_steps(plan[start : start + size], places) for start in starts),
         "lock": lock_steps(plan, places, size, args.slice),
         "lock-ids": lock_steps(plan, places, size, args.slice),
+        "lock-bare": lock_steps(plan, places, size, args.slice),
         "lock-one": lock_steps(plan, places, len(plan), args.slice),
     }
 
@@ -121,16 +124,16 @@ def ratios(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def show(arms: dict[str, dict[str, Any]]) -> None:
-    print(f"{'':<30} {'seconds':>8} {'steps':>7} {'counted':>8} {'batch':>6} {'ms/step':>8} {'sampled':>8} "
+    print(f"{'':<32} {'seconds':>8} {'steps':>7} {'counted':>8} {'batch':>6} {'ms/step':>8} {'sampled':>8} "
           f"{'computed':>9} {'cached':>9}   by the agent loop's: time, steps")  # fmt: skip
     found = ratios(arms)
     for arm, one in arms.items():
         of = found.get(arm)
-        print(f"{ARMS[arm]:<30} {one['seconds']:8.1f} {one['steps']:7,} {one['counted_steps']:8,} "
+        print(f"{ARMS[arm]:<32} {one['seconds']:8.1f} {one['steps']:7,} {one['counted_steps']:8,} "
               f"{one['mean_batch']:6.1f} "
               f"{one['ms_a_step']:8.2f} {one['sampled']:8,} {one['prompt_computed']:9,} {one['prompt_cached']:9,}   "
               + (f"{of['seconds']:5.2f} {of['steps']:6.2f}" if of else ""))  # fmt: skip
-    print(f"{'':<30} load average {machine()['load_average'][0]}", flush=True)
+    print(f"{'':<32} load average {machine()['load_average'][0]}", flush=True)
 
 
 async def measure(folder: Path, plan: Sequence[PlannedEpisode], args: argparse.Namespace) -> dict[str, Any]:

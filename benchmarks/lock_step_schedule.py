@@ -12,8 +12,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from in_process import InProcessServer  # type: ignore[import-not-found]
-from planned_engine import PlannedBench  # type: ignore[import-not-found]
+from in_process import InProcessServer
+from planned_engine import PlannedBench
 
 from verl_multiattempt.adapters.agent_loop import question_of
 from verl_multiattempt.answer import extract_answer
@@ -48,11 +48,15 @@ class LockStep:
         batch_size: conversations in a batch.
         slice_tokens: most new tokens in a round.
         as_text: keep conversations as text; else as token ids.
+        logprobs: ask for log-probabilities, as the agent loop does.
     """
 
-    def __init__(self, planned: PlannedBench, *, batch_size: int, slice_tokens: int, as_text: bool):
+    def __init__(
+        self, planned: PlannedBench, *, batch_size: int, slice_tokens: int, as_text: bool = True, logprobs: bool = True
+    ):
         self.planned, self.rows = planned, planned.bench.rows
-        self.batch_size, self.slice_tokens, self.as_text = batch_size, slice_tokens, as_text
+        self.batch_size, self.slice_tokens = batch_size, slice_tokens
+        self.as_text, self.logprobs = as_text, logprobs
         self.shared = planned.bench.loop().shared
         self.scaffold, self.settings = self.shared.scaffold, self.shared.settings
         self.tokenizer = self.scaffold.tokenizer
@@ -95,6 +99,7 @@ class LockStep:
     async def _sample(self, one: Conversation, ids: list[int]) -> list[int]:
         params = {
             "temperature": 1.0,
+            "logprobs": self.logprobs,
             "max_tokens": self.slice_tokens,
             "stop_token_ids": self.scaffold.stop_token_ids(),
             "extra_args": self.planned.answers.args(one.number, len(one.verdicts), len(one.current)),

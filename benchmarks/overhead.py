@@ -4,8 +4,9 @@
     python benchmarks/overhead.py --quick --out overhead.json
 
 The server answers with `--tokens` tokens of a wrong answer (or a tool call) and no model runs; everything else is what
-runs in training: verl's loop classes, chat template, verifier. Three loops in turns in one process: this package's with
-5 attempts, verl's ToolAgentLoop with 5 assistant turns, verl's SingleTurnAgentLoop with its one. Four figures:
+runs in training: verl's loop classes, chat template, verifier. Four loops in turns in one process: this package's with
+5 attempts, verl's ToolAgentLoop with 5 assistant turns, verl's SingleTurnAgentLoop with its one, and this package's
+with one attempt (which alone bears what an episode costs once, as the single turn does). Four figures:
 
 - CPU time of a turn, where the server answers at once (median of rounds; an attempt is a turn), by episodes at a time;
 - the same by number of tokens;
@@ -13,7 +14,7 @@ runs in training: verl's loop classes, chat template, verifier. Three loops in t
   counts for each of the milliseconds in which it would have held up a caller. The start is told apart: like verl, it
   makes all episodes in one go, so the loop stalls until each has asked for its first answer. The part of Python's
   garbage collector (its pauses within the longest stall, and its longest pause) is told, too;
-- memory of an open episode, before its last attempt, by tracemalloc.
+- memory of an open episode, by tracemalloc: before its last attempt, and at its peak.
 
 What verl's worker does around each loop (hydra makes it, the output is padded) is in none of them. At the end, the
 goals and whether they are met.
@@ -59,7 +60,8 @@ TURNS = 5
 WRONG = "so the answer is \\boxed{7}"
 CALL = '<tool_call>{"name": "check", "arguments": {"answer": "7"}}</tool_call>'
 FEEDBACK = "Your answer is incorrect. You have 3 attempts left."
-LOOPS = ("multiattempt", "tool", "single")
+LOOPS = ("multiattempt", "tool", "single", "one attempt")
+OWN = ("multiattempt", "one attempt")
 PROBE_S = 0.001
 STALL_GOAL_MS, STALL_GOAL_AT = 20.0, 1024
 LINEAR = 1.2
@@ -182,7 +184,7 @@ class Bench:
 
     def turns(self, name: str) -> int:
         """Turns of the model in an episode."""
-        return 1 if name == "single" else TURNS
+        return TURNS if name in ("multiattempt", "tool") else 1
 
     def episode(self, name: str, server: PretendedServer, number: int) -> Any:
         """The coroutine of one episode, its loop made anew as verl does."""
@@ -191,11 +193,12 @@ class Bench:
             "processor": None, "dataset_cls": RLHFDataset, "data_config": self.context["data"],
             "hf_model_type": "qwen2",
         }  # fmt: skip
-        classes = {"multiattempt": MultiAttemptAgentLoop, "tool": ToolAgentLoop, "single": SingleTurnAgentLoop}
-        loop = classes[name](**arguments, tools=ToolListWrap([self.tool]))
+        verls = {"tool": ToolAgentLoop, "single": SingleTurnAgentLoop}
+        loop = verls.get(name, MultiAttemptAgentLoop)(**arguments, tools=ToolListWrap([self.tool]))
         row = {
             "raw_prompt": [{"role": "user", "content": f"Compute {100 + number % 900}*345 mod 6 = ?"}],
-            "data_source": "bench", "reward_model": {"ground_truth": "3"}, "extra_info": {"index": number},
+            "data_source": "bench", "reward_model": {"ground_truth": "3"},
+            "extra_info": {"index": number, "max_attempts": self.turns(name)},
             "uid": str(number), "session_id": 0, "global_steps": 1,
         }  # fmt: skip
         return loop.run({"temperature": 1.0, "logprobs": True}, **row)
@@ -252,7 +255,7 @@ class Bench:
                 stalls.append((due, time.perf_counter()))
 
         gc.unfreeze()  # each loop in the heap of its own worker process
-        freeze_heap() if name == "multiattempt" else gc.collect()
+        freeze_heap() if name in OWN else gc.collect()
         server = PretendedServer(self.answer(name, tokens), latency_s=latency_s, on_request=on_request)
         with CollectorClock() as collector:
             watching = asyncio.create_task(probe())
@@ -275,8 +278,8 @@ class Bench:
             "collector_longest": collector.longest_ms(), "seconds": seconds,
         }  # fmt: skip
 
-    async def bytes_per_episode(self, name: str, tokens: int, at_once: int) -> float:
-        """Bytes held for each of ``at_once`` episodes, all of which wait for their last turn's answer."""
+    async def bytes_per_episode(self, name: str, tokens: int, at_once: int) -> dict[str, float]:
+        """Bytes for each of ``at_once`` episodes: held while all wait for their last turn's answer, and at the peak."""
         everyone, released = asyncio.Event(), asyncio.Event()
         num_requests: Counter[str] = Counter()
 
@@ -299,10 +302,11 @@ class Bench:
             await running
         gc.collect()
         held, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
         released.set()
         await running
-        return held / at_once
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return {"held": held / at_once, "peak": peak / at_once}
 
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -339,14 +343,20 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     print(f"longest pause of the garbage collector in these, milliseconds: {pauses}")
 
-    print("\nmemory of an open episode before its last answer, kB, and bytes a token of its model")
-    header("tokens")
+    print("\nmemory of an open episode, kB: held before its last answer, and at its peak")
+    header(f"{args.memory_episodes} of tokens")
     figures["bytes_per_episode"] = {}
     for tokens in args.memory_tokens:
-        held = {name: await bench.bytes_per_episode(name, tokens, args.memory_episodes) for name in LOOPS}
-        figures["bytes_per_episode"][tokens] = held
-        cells = (f"{held[n] / 1e3:>14.1f} {held[n] / (tokens * max(1, bench.turns(n) - 1)):>7.1f}" for n in LOOPS)
-        print(f"{tokens:>10,}" + "".join(cells), flush=True)
+        used = {name: await bench.bytes_per_episode(name, tokens, args.memory_episodes) for name in LOOPS}
+        figures["bytes_per_episode"][tokens] = {name: one["peak"] for name, one in used.items()}
+        figures.setdefault("bytes_held", {})[tokens] = {name: one["held"] for name, one in used.items()}
+        memory_row(tokens, used)
+    header("at a time")
+    figures["bytes_by_episodes"] = {}
+    for at_once in args.at_once:
+        used = {name: await bench.bytes_per_episode(name, args.tokens, at_once) for name in LOOPS}
+        figures["bytes_by_episodes"][at_once] = used
+        memory_row(at_once, used)
     figures["goals"] = goals(figures)
     return figures
 
@@ -365,6 +375,12 @@ def cpu_row(first: int, medians: dict[str, float]) -> dict[str, float]:
     return medians
 
 
+def memory_row(first: int, used: dict[str, dict[str, float]]) -> None:
+    """Print a line."""
+    cells = (f"{one['held'] / 1e3:>13.1f} {one['peak'] / 1e3:>8.1f}" for one in used.values())
+    print(f"{first:>10,}" + "".join(cells), flush=True)
+
+
 def late_cell(late: dict[str, float]) -> str:
     in_collector = f"({late['collector_in_max']:.0f})"
     return f"{late['start']:>9.0f} |{late['p50']:>5.1f}{late['p99']:>7.1f}{late['max']:>6.0f}{in_collector:>6}"
@@ -381,12 +397,15 @@ def goals(figures: dict[str, Any]) -> list[dict[str, Any]]:
     found = [("an attempt's CPU time : that of ToolAgentLoop's turn, the worst", ratio, 1.0)]
     at = max((size for size in figures["late_ms"] if size <= STALL_GOAL_AT), default=min(figures["late_ms"]))
     found.append((f"p99 stall at {at:,} episodes, ms", figures["late_ms"][at]["multiattempt"]["p99"], STALL_GOAL_MS))
+    one, single = (statistics.median(row[name] for row in figures["cpu_us_per_turn"].values())
+                   for name in ("one attempt", "single"))  # fmt: skip
+    found.append(("one attempt's CPU time : that of SingleTurnAgentLoop's turn", one / single, 1.0))
     if len(cpu) > 1:
         *fewer, most = sorted(cpu)
         base = 64 if 64 in fewer else fewer[-1]
         text = f"time linear in episodes: an attempt at {most:,} : at {base:,} at a time"
         found.append((text, cpu[most] / cpu[base], LINEAR))
-    for text, table in (("CPU time linear in tokens", by_tokens), ("memory linear in tokens", memory)):
+    for text, table in (("CPU time linear in tokens", by_tokens), ("peak memory linear in tokens", memory)):
         if len(table) > 2:
             first, *_, before, most = sorted(table)
             text = f"{text}: a further token to {most:,} : to {before:,}"

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine_replay import make_questions, make_tiny  # type: ignore[import-not-found]
-from in_process import Bench, InProcessServer, Limits, metric_value  # type: ignore[import-not-found]
-from length_plan import PlannedEpisode  # type: ignore[import-not-found]
+from engine_replay import make_questions, make_tiny
+from in_process import Bench, InProcessServer, Limits, metric_value
+from length_plan import PlannedEpisode
 
 from verl_multiattempt.adapters.agent_loop import RECORD_FIELD
 from verl_multiattempt.evaluation.vllm_engine import VllmEngine
@@ -46,7 +46,7 @@ def make_planned_model(folder: Path) -> Path:
 
 async def start_engine(model: Path, *, max_num_seqs: int) -> VllmEngine:
     """An engine with `planned_tokens.PlannedTokens`."""
-    from planned_tokens import CONFIG_KEY, PlannedTokens, filler_config  # type: ignore[import-not-found]
+    from planned_tokens import CONFIG_KEY, PlannedTokens, filler_config
 
     engine = VllmEngine(str(model), Settings(), max_model_len=MAX_MODEL_LEN)
     engine._extra = {

@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine_replay import REPOSITORY, engine_threads, machine, make_tiny  # type: ignore[import-not-found]
-from in_process import Bench, Limits  # type: ignore[import-not-found]
-from text_model import make_text_model, read_pairs, write_questions  # type: ignore[import-not-found]
+from engine_replay import REPOSITORY, engine_threads, machine, make_tiny
+from in_process import Bench, Limits
+from text_model import make_text_model, read_pairs, write_questions
 
 from verl_multiattempt.evaluation.statistics import exact_limits
 from verl_multiattempt.evaluation.vllm_engine import VllmEngine

@@ -29,8 +29,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from scaling_arithmetic import Costs, Load  # type: ignore[import-not-found]
-from scaling_report import report, report_costs, report_simulation  # type: ignore[import-not-found]
+from scaling_arithmetic import Costs, Load
+from scaling_report import report, report_costs, report_simulation
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -40,10 +40,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork
     import verl  # noqa: F401 - first, so that verl finds its platform
-    from scaling_cluster import Cluster, CrewManager, make_config  # type: ignore[import-not-found]
-    from scaling_costs import make_answers, single_costs  # type: ignore[import-not-found]
-    from scaling_crew import Crew  # type: ignore[import-not-found]
-    from scaling_simulation import simulate  # type: ignore[import-not-found]
+    from scaling_cluster import Cluster, CrewManager, make_config
+    from scaling_costs import make_answers, single_costs
+    from scaling_crew import Crew
+    from scaling_simulation import simulate
 
     with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         config = make_config(Path(name), args.attempts, args.rollouts, args.tokens, args.storage_units, args.sim_slice)
@@ -85,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     run.add_argument("--prompts", type=int, default=512, help="of the simulation's batch (default 512)")
     run.add_argument("--rollouts", type=int, default=4, help="of each prompt (default 4)")
     run.add_argument("--attempts", type=int, default=3, help="of each episode (default 3)")
-    run.add_argument("--tokens", type=int, default=256, help="of an attempt (default 256)")
+    run.add_argument("--tokens", type=int, default=512, help="of an attempt (default 512)")
     run.add_argument("--sim-slice", type=int, default=0, help="stop_at_answer_every in the simulation (default: off)")
     run.add_argument("--pool-every", type=int, default=10, help="every so many attempts need a verifier process")
     run.add_argument("--latency", type=float, nargs=2, default=(1.0, 4.0), metavar=("FROM", "TO"),
@@ -120,8 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         report_costs(figures["details"])
         report_simulation(figures["simulation"])
     load = Load(**{field.name: getattr(args, field.name) for field in fields(Load)})
-    report(load, Costs(**figures["costs"]), args.nodes, figures["machine"])
-    if args.out and not args.costs:
+    costs = Costs(**figures["costs"])
+    figures["arithmetic"] = report(load, costs, figures["simulation"], args.nodes, figures["machine"])
+    if args.out:
         args.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 

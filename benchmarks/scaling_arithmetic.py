@@ -6,7 +6,8 @@ Nothing here is measured and nothing of verl is imported; all rates but that of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 STICKY_ENTRIES = 10_000
 """Conversations whose server verl's load balancer remembers (verl/workers/rollout/router.py:29)."""
@@ -61,12 +62,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """CPU time of one message or episode, microseconds, as scaling.py measures them."""
+    """CPU time of one message or episode, microseconds, as scaling.py measures them: with few others under way."""
 
-    balancer_full: float
-    """Of the load balancer: an acquire and a release, where it has as much to do as it can."""
     balancer_request: float
-    """The same, where it often has nothing to do."""
+    """Of the load balancer: an acquire and a release."""
     worker_attempt: float
     """Of an agent-loop worker: this package's loop, an attempt, the engine's answer at once and without Ray."""
     worker_request: float
@@ -145,7 +144,7 @@ def parts(load: Load, costs: Costs, nodes: int) -> list[Part]:
     controller = episodes * costs.controller_episode + prompts * costs.controller_prompt
     agent, data = "actor_rollout_ref.rollout.agent.num_workers", "transfer_queue.backend.SimpleStorage."
     rows = [
-        ("load balancer", MESSAGES_PER_REQUEST * requests, requests * costs.balancer_full, 1, ""),
+        ("load balancer", MESSAGES_PER_REQUEST * requests, requests * costs.balancer_request, 1, ""),
         ("agent-loop workers", requests, worker, AGENT_WORKERS, agent),
         ("verifier processes", attempts * load.pool_share, attempts * load.pool_share * costs.pool_call,
          2 * AGENT_WORKERS, "multiattempt.verifier.num_workers"),
@@ -192,6 +191,29 @@ def full_at(load: Load, costs: Costs) -> list[tuple[str, float]]:
     # Kept until the step has trained on them, beside the prompts' own keys where the trainer is asynchronous.
     sizes.append(("TransferQueue's capacity, a step of the open episodes", STORED_ROLLOUTS / open_episodes))
     return sorted(sizes, key=lambda item: item[1])
+
+
+KINDS = {
+    "load balancer": "balancer_", "agent-loop workers": "worker_", "reward workers": "reward_",
+    "TransferQueue controller": "controller_", "storage units": "storage_",
+}  # fmt: skip
+"""Processes, and how the names of their costs begin."""
+
+
+def scaled(costs: Costs, factors: Mapping[str, float]) -> Costs:
+    """The costs of each kind of process times its factor; those of others as they are.
+
+    Args:
+        costs: as measured one by one.
+        factors: by kind of process, as in `KINDS`.
+    """
+    changed = {
+        field.name: getattr(costs, field.name) * factors.get(kind, 1.0)
+        for kind, prefix in KINDS.items()
+        for field in fields(Costs)
+        if field.name.startswith(prefix)
+    }
+    return replace(costs, **changed)
 
 
 def predicted(

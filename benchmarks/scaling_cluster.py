@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ import ray
 import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf, open_dict
-from overhead import PretendedServer  # type: ignore[import-not-found]
-from scaling_crew import Crew  # type: ignore[import-not-found]
-from scaling_member import NAMESPACE  # type: ignore[import-not-found]
-from scaling_processes import cpu_seconds, descendants  # type: ignore[import-not-found]
+from overhead import PretendedServer
+from scaling_crew import Crew
+from scaling_member import NAMESPACE
+from scaling_processes import cpu_seconds, descendants
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput
@@ -90,10 +91,10 @@ class StubServer:
         """See verl. A request that ends in the middle of an attempt gets the tokens that follow there."""
         self.counts["requests"] += 1
         is_pool = bool(self.pool_every) and self.counts["requests"] % self.pool_every == 0
-        self.counts["pool"] += is_pool
         output = await self.servers["pool" if is_pool else "inline"].generate(request_id, prompt_ids=prompt_ids)
         done = prompt_ids[::-1].index(self.start_id) - self.header if self.start_id in prompt_ids else 0
         end = done + sampling_params["max_tokens"]
+        self.counts["pool"] += is_pool and end >= len(output.token_ids)  # verified once the attempt has ended
         output.token_ids, output.log_probs = output.token_ids[done:end], output.log_probs[done:end]
         output.extra_fields["global_steps"] = 1
         return output
@@ -209,6 +210,12 @@ class Cluster:
     def cpu(self) -> dict[str, float]:
         """CPU seconds so far, by kind of process."""
         return {kind: cpu_seconds(self.pids(kind)) for kind in KINDS}
+
+    def rest(self, seconds: float = 3.0) -> None:
+        """Measure what each kind of process takes while there is nothing to do."""
+        before = self.cpu()
+        time.sleep(seconds)
+        self.resting = {kind: (after - before[kind]) / seconds for kind, after in self.cpu().items()}
 
     def queue_requests(self) -> dict[str, float]:
         """Requests that TransferQueue's controller has answered, by kind; from its own metrics."""

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import transfer_queue as tq
-from scaling_arithmetic import Costs, sticky_share  # type: ignore[import-not-found]
-from scaling_cluster import (  # type: ignore[import-not-found]
+from scaling_arithmetic import Costs, sticky_share
+from scaling_cluster import (
     GOLD,
     INLINE,
     POOL,
     Cluster,
     make_batch,
 )
-from scaling_crew import Crew  # type: ignore[import-not-found]
-from scaling_processes import cpu_seconds, thread_seconds  # type: ignore[import-not-found]
+from scaling_crew import Crew
+from scaling_processes import cpu_seconds, thread_seconds
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "tiny_math"))
@@ -52,6 +52,7 @@ def single_costs(
     cluster: Cluster, crew: Crew, args: argparse.Namespace, loop_us: float
 ) -> tuple[Costs, dict[str, Any]]:
     """CPU time of every kind of message."""
+    cluster.rest()
     details: dict[str, Any] = {"balancer": balancer(cluster, crew, args)}
     spread = request(cluster, crew, args, 1024, tuple(args.latency))
     details["requests"] = {
@@ -66,8 +67,6 @@ def single_costs(
     details["sticky"] = {n: sticky(n) for n in (2_048, 16_384, 131_072)[: 2 if args.quick else 3]}
     details["loop_us"] = loop_us
     costs = Costs(
-        # When there is much to do, a message costs less; what counts is where the one process is full.
-        balancer_full=min(row["balancer_us"] for row in details["balancer"].values()),
         balancer_request=spread["load balancer"],
         worker_attempt=loop_us,
         worker_request=spread["worker"],
@@ -111,11 +110,12 @@ def balancer(cluster: Cluster, crew: Crew, args: argparse.Namespace) -> dict[str
 def per_unit(
     cluster: Cluster, count: int, kinds: tuple[str, ...], work: Callable[[], Any]
 ) -> tuple[dict[str, float], Any]:
-    """CPU microseconds that each kind of process takes for one of ``count`` things, and what ``work`` returns."""
-    before = cluster.cpu()
+    """CPU microseconds of each kind of process for one of ``count`` things, without rest, and what ``work`` returns."""
+    before, started = cluster.cpu(), time.perf_counter()
     result = work()
-    after = cluster.cpu()
-    return {kind: (after[kind] - before[kind]) / count * 1e6 for kind in kinds}, result
+    after, seconds = cluster.cpu(), time.perf_counter() - started
+    taken = {kind: max(0.0, after[kind] - before[kind] - cluster.resting[kind] * seconds) for kind in kinds}
+    return {kind: value / count * 1e6 for kind, value in taken.items()}, result
 
 
 def request(

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import ray
 import transfer_queue as tq
-from overhead import Bench  # type: ignore[import-not-found]
-from scaling_processes import cpu_seconds, descendants  # type: ignore[import-not-found]
+from overhead import Bench
+from scaling_processes import cpu_seconds, descendants
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.workers.rollout.llm_server import LLMServerClient

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from scaling_arithmetic import (  # type: ignore[import-not-found]
+from scaling_arithmetic import (
+    KINDS,
     Costs,
     Load,
     bytes_per_episode,
@@ -13,6 +15,7 @@ from scaling_arithmetic import (  # type: ignore[import-not-found]
     parts,
     rates,
     read_again,
+    scaled,
     sticky_share,
 )
 
@@ -31,7 +34,13 @@ def report_costs(details: dict[str, Any]) -> None:
         [name, f"{row['pairs_per_s']:,.0f}", *(f"{row[f'{key}_us']:.0f}" for key in ("balancer", "thread", "client"))]
         for name, row in details["balancer"].items()
     ]
-    header = ("load balancer: acquire and release", "pairs/s", "its CPU, us", "its busiest thread, us", "a client, us")
+    header = (
+        "load balancer at its limit: acquire, release",
+        "pairs/s",
+        "its CPU, us",
+        "its busiest thread, us",
+        "a client, us",
+    )
     table(header, rows)
     finish, verifier = details["finish"], details["verifier"]
     rows = [["an attempt in this package's loop, without Ray", "agent-loop worker", f"{details['loop_us']:.0f}"]]
@@ -80,15 +89,26 @@ def report_simulation(simulation: dict[str, Any]) -> None:
     rows = []
     for kind, seconds in s["predicted_s"].items():
         measured, resting = s["cpu_s"][kind], s["idle_cores"][kind] * s["seconds"]
-        ratio = f"{measured / (seconds + resting):.2f}"
+        ratio = f"{(measured - resting) / seconds:.2f}"
         rows.append([kind, f"{seconds:.1f}", f"{resting:.1f}", f"{measured:.1f}", ratio])
-    table(("CPU seconds", "predicted", "at rest, for as long", "measured", "measured / (predicted + at rest)"), rows)
+    table(("CPU seconds", "predicted", "at rest, for as long", "measured", "(measured - at rest) / predicted"), rows)
     rows = [[kind, str(count), f"{mib:,.0f}"] for kind, (count, mib) in s["memory_mib"].items()]
     table(("memory", "processes", "MiB each (PSS)"), rows)
 
 
-def report(load: Load, costs: Costs, nodes: Sequence[int], machine: dict[str, Any]) -> None:
-    """The arithmetic."""
+def factors_of(simulation: dict[str, Any]) -> dict[str, float]:
+    """By kind of process, the CPU time that the simulation took above its rest by what the single costs add up to."""
+    s = simulation
+    return {
+        kind: max(0.0, s["cpu_s"][kind] - s["idle_cores"][kind] * s["seconds"]) / s["predicted_s"][kind]
+        for kind in KINDS
+    }
+
+
+def report(
+    load: Load, costs: Costs, simulation: dict[str, Any], nodes: Sequence[int], machine: dict[str, Any]
+) -> dict[str, Any]:
+    """The arithmetic, printed; returns it."""
     print(f"assumed: {load}\nCPU costs of one core of: {machine['processor']}")
     sizes = [(n, rates(load, n), parts(load, costs, n)) for n in nodes]
     header = ("", *(f"{n} node{'s' if n > 1 else ''}, {n * load.gpus_per_node} GPUs" for n in nodes))
@@ -111,5 +131,11 @@ def report(load: Load, costs: Costs, nodes: Sequence[int], machine: dict[str, An
         ["tokens read again for one generated", *(f"{read_again(load, r['open_episodes']):.1f}" for _, r, _ in sizes)],
     ]
     table(header, rows)
-    table(("what is full, with verl's defaults", "at nodes"),
-          [[name, f"{size:,.1f}"] for name, size in full_at(load, costs)])  # fmt: skip
+    single, simulated = dict(full_at(load, costs)), dict(full_at(load, scaled(costs, factors_of(simulation))))
+    table(("what is full, with verl's defaults", "at nodes, by single costs", "by the simulation's"),
+          [[name, f"{size:,.1f}", f"{simulated[name]:,.1f}"] for name, size in single.items()])  # fmt: skip
+    return {
+        "load": asdict(load),
+        "sizes": {n: {"rates": found, "parts": [asdict(part) for part in rows]} for n, found, rows in sizes},
+        "full_at_nodes": {"single costs": single, "simulation": simulated},
+    }

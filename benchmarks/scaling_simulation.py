@@ -9,11 +9,11 @@ from typing import Any
 
 import ray
 import transfer_queue as tq
-from scaling_arithmetic import Costs, predicted  # type: ignore[import-not-found]
-from scaling_cluster import KINDS, Cluster, CrewManager, make_batch  # type: ignore[import-not-found]
-from scaling_costs import clear  # type: ignore[import-not-found]
-from scaling_crew import Crew  # type: ignore[import-not-found]
-from scaling_processes import cpu_seconds, descendants, pss_mib  # type: ignore[import-not-found]
+from scaling_arithmetic import Costs, predicted
+from scaling_cluster import KINDS, Cluster, CrewManager, make_batch
+from scaling_costs import clear
+from scaling_crew import Crew
+from scaling_processes import cpu_seconds, descendants, pss_mib
 
 
 def run_batch(
@@ -94,9 +94,14 @@ def simulate(
     return figures
 
 
+def pids_of(crew: Crew) -> list[int]:
+    """Process ids of the crew."""
+    return [process.pid for process in crew.processes if process.pid is not None]
+
+
 def verifiers_of(crew: Crew) -> list[int]:
     """Process ids of the crew's verifier processes, fork servers included."""
-    return [pid for process in crew.processes for pid in descendants(process.pid)]
+    return [pid for member in pids_of(crew) for pid in descendants(member)]
 
 
 def idle(cluster: Cluster, crew: Crew, seconds: float = 5.0) -> dict[str, float]:
@@ -114,16 +119,18 @@ def snapshot(cluster: Cluster, crew: Crew) -> tuple[dict[str, float], dict[str, 
               **{f"queue {name}": value for name, value in cluster.queue_requests().items()},
               **{name: sum(server[name] for server in servers) for name in ("requests", "pool")}}  # fmt: skip
     cpu = cluster.cpu()
-    cpu["agent-loop workers"] = cpu_seconds([process.pid for process in crew.processes])
+    cpu["agent-loop workers"] = cpu_seconds(pids_of(crew))
     cpu["verifier processes"] = cpu_seconds(verifiers_of(crew))
     return counts, cpu
 
 
 def memory(cluster: Cluster, crew: Crew) -> dict[str, tuple[int, float]]:
     """Processes of each kind, and the mean proportional set size of one, MiB."""
-    kinds = {"agent-loop workers (forked)": [process.pid for process in crew.processes],
-             "verifier processes, fork servers included": verifiers_of(crew),
-             **{kind: cluster.pids(kind) for kind in KINDS}}  # fmt: skip
+    kinds: dict[str, list[int]] = {
+        "agent-loop workers (forked)": pids_of(crew),
+        "verifier processes, fork servers included": verifiers_of(crew),
+        **{kind: cluster.pids(kind) for kind in KINDS},
+    }
     return {kind: (len(pids), sum(map(pss_mib, pids)) / max(1, len(pids))) for kind, pids in kinds.items()}
 
 

@@ -11,7 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Sequence
 
-from length_plan import PlannedEpisode  # type: ignore[import-not-found]
+from length_plan import PlannedEpisode
 
 
 def loop_steps(plan: Sequence[PlannedEpisode], places: int) -> int:

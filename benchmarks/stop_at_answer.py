@@ -25,13 +25,13 @@ import logging
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine_replay import engine_threads, machine  # type: ignore[import-not-found]
-from length_plan import PlannedEpisode, add_options, describe, plan_of, without_ramble  # type: ignore[import-not-found]
-from planned_engine import (  # type: ignore[import-not-found]
+from engine_replay import engine_threads, machine
+from length_plan import PlannedEpisode, add_options, describe, plan_of, without_ramble
+from planned_engine import (
     EngineCounts,
     PlannedBench,
     make_planned_model,
@@ -84,7 +84,9 @@ def show(title: str, runs: dict[str, dict[str, Any]]) -> None:
               f"{run['requests']:9,}   {ratio}", flush=True)  # fmt: skip
 
 
-async def measure(folder: Path, plans: dict[str, Sequence[PlannedEpisode]], args: argparse.Namespace) -> dict[str, Any]:
+async def measure(
+    folder: Path, plans: Mapping[str, Sequence[PlannedEpisode]], args: argparse.Namespace
+) -> dict[str, Any]:
     """Every plan with every slice, in turns on one engine."""
     engine = await start_engine(make_planned_model(folder), max_num_seqs=args.max_num_seqs)
     repeats: list[dict[str, dict[str, dict[str, Any]]]] = []

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine_replay import make_bpe, repository_texts  # type: ignore[import-not-found]
+from engine_replay import make_bpe, repository_texts
 
 from verl_multiattempt.feedback import open_messages
 from verl_multiattempt.settings import Settings

@@ -2,6 +2,7 @@
 
     python benchmarks/verifier.py                      # the cases of tests/verifier_cases.jsonl, 4 times over
     python benchmarks/verifier.py --data ../shared/data   # and the golds of math500, amc23, aime24, gsm8k
+    python benchmarks/verifier.py --quick --out verifier.json
 
 All three judge the same answers in the same order. Each is warm (workers started, sympy imported) before the clock
 starts. Agreement is with the verdicts of the cases file, whose NO_ANSWER cases are left out.
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from verl_multiattempt.math_verifier import MathVerifier
 from verl_multiattempt.math_verifier.decide import decide_exactly, published_gold
@@ -168,7 +170,11 @@ def main() -> None:
     )
     parser.add_argument("--repeat", type=int, default=4, help="times that the cases are judged (default: 4)")
     parser.add_argument("--workers", type=int, default=2, help="verifier processes (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="the cases once")
+    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.repeat = 1
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
     generator = random.Random(0)
@@ -188,13 +194,18 @@ def main() -> None:
 
     print(f"{len(cases)} answers, Python {sys.version.split()[0]}")
     print(f"{'':28}{'answers/s':>10}{'ratio':>8}   agreement")
+    figures: dict[str, Any] = {"answers": len(cases), "judged": len(mixed), "blocked_ms": 1e3 * blocked}
     for name, (rate, decisions) in rates.items():
+        figures[name] = {"answers_per_s": rate, "ratio": reference / rate, "agreement": agreement(cases, decisions)}
         print(f"{name:28}{rate:10.0f}{reference / rate:7.1f}x   {agreement(cases, decisions)}")
     for name, values in (("exact path", exact), ("in a worker", worker)):
         share = len(values) / len(cases)
         p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
+        figures[name] = {"share": share, "p50_ms": p50, "p99_ms": p99}
         print(f"one call, {name} ({share:.0%}): p50 {p50:.2f} ms, p99 {p99:.2f} ms")
     print(f"event loop blocked for at most {1e3 * blocked:.1f} ms while {len(mixed)} answers were judged")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

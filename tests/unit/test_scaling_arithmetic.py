@@ -29,7 +29,7 @@ LOAD = arithmetic.Load(
     feedback_tokens=10, rollouts_per_prompt=4, pool_share=0.25, poll_interval_s=0.5,
 )  # fmt: skip
 COSTS = arithmetic.Costs(
-    balancer_full=500, balancer_request=900, worker_attempt=1000, worker_request=2000, worker_episode=4000,
+    balancer_request=500, worker_attempt=1000, worker_request=2000, worker_episode=4000,
     worker_prompt=1600, worker_log=100, pool_call=3000, reward_episode=5000, controller_episode=600,
     controller_prompt=800, controller_listed=2, look_listed=20, storage_episode=700,
     trainer_episode=300,
@@ -122,10 +122,16 @@ def test_prediction_of_the_simulation_by_hand() -> None:
     assert seconds == pytest.approx(
         {
             "agent-loop workers": 30e-3 + 120e-3 + 10 * 4.1e-3 + 5 * 1.6e-3,
-            "load balancer": 60 * 900e-6,
+            "load balancer": 60 * 500e-6,
             "reward workers": 50e-3,
             "TransferQueue controller": 6e-3 + 4e-3,
             "storage units": 7e-3,
             "verifier processes": 9e-3,
         }
     )
+
+
+def test_factors_are_of_each_kind_of_process() -> None:
+    costs = arithmetic.scaled(COSTS, {"load balancer": 0.5, "TransferQueue controller": 2.0})
+    assert (costs.balancer_request, costs.controller_episode, costs.controller_listed) == (250, 1200, 4)
+    assert (costs.worker_attempt, costs.reward_episode, costs.pool_call) == (1000, 5000, 3000)

@@ -1,8 +1,8 @@
 """How full an evaluation keeps the engine, and what the nested protocol costs.
 
-    python benchmarks/evaluate.py                 # a model of 31M parameters, 384 questions, 4 repeats
-    python benchmarks/evaluate.py --tiny          # the tiny example's of 0.6M
-    python benchmarks/evaluate.py --quick
+    python benchmarks/evaluation.py                 # a model of 31M parameters, 384 questions, 4 repeats
+    python benchmarks/evaluation.py --tiny          # the tiny example's of 0.6M
+    python benchmarks/evaluation.py --quick
 
 One vLLM engine, in this process. An evaluation runs on it (`verl_multiattempt.evaluation.runner`: episodes, verifier,
 log and all); its requests are written down and then given to the same engine again, all at once and bare
@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from engine_replay import (  # type: ignore[import-not-found]
+from engine_replay import (
     CpuTime,
     Recorder,
     Request,
