@@ -1,8 +1,8 @@
 """Agent-loop workers for scaling.py: forked processes that run verl's own worker class in a Ray cluster as drivers.
 
 A Ray actor of verl's `AgentLoopWorkerTQ` imports all of verl and torch for itself; 64 of them do not fit here. So the
-class is loaded once and the process forked before it knows Ray. What differs from verl: a worker is a driver in place of
-an actor, and its batch comes by a pipe.
+class is loaded once and the process forked before it knows Ray. What differs from verl: a worker is a driver and no
+actor, and its batch comes by a pipe.
 """
 
 from __future__ import annotations
