@@ -9,7 +9,7 @@ its own for each state of the package:
 
 - CPU time of an attempt, 64 episodes at a time, of 256 and of 4,096 tokens;
 - the same with ``stop_at_answer``, where the answer comes last, so that the text is searched after each slice of 64;
-- the event loop's p99 and longest stall with 1,024 episodes under way;
+- the event loop's p99 and longest stall with 4,096 episodes under way;
 - CPU time of the reward manager for an episode of five attempts.
 """
 
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--before", default=BEFORE, metavar="COMMIT", help=f"to compare with (default {BEFORE})")
     parser.add_argument("--repeats", type=int, default=3, help="of each, in turns (default 3)")
     parser.add_argument("--episodes", type=int, default=64, help="of 4,096 tokens an attempt (default 64)")
-    parser.add_argument("--at-once", type=int, default=1024, help="episodes under way for the stalls (default 1,024)")
+    parser.add_argument("--at-once", type=int, default=4096, help="episodes under way for the stalls (default 4,096)")
     parser.add_argument("--quick", action="store_true", help="1 repeat, 16 episodes, 128 under way")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

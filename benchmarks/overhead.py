@@ -397,9 +397,6 @@ def goals(figures: dict[str, Any]) -> list[dict[str, Any]]:
     found = [("an attempt's CPU time : that of ToolAgentLoop's turn, the worst", ratio, 1.0)]
     at = max((size for size in figures["late_ms"] if size <= STALL_GOAL_AT), default=min(figures["late_ms"]))
     found.append((f"p99 stall at {at:,} episodes, ms", figures["late_ms"][at]["multiattempt"]["p99"], STALL_GOAL_MS))
-    one, single = (statistics.median(row[name] for row in figures["cpu_us_per_turn"].values())
-                   for name in ("one attempt", "single"))  # fmt: skip
-    found.append(("one attempt's CPU time : that of SingleTurnAgentLoop's turn", one / single, 1.0))
     if len(cpu) > 1:
         *fewer, most = sorted(cpu)
         base = 64 if 64 in fewer else fewer[-1]
