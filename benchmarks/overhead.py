@@ -271,8 +271,10 @@ class Bench:
             called - due - n * PROBE_S for due, called in under_way for n in range(1 + int((called - due) / PROBE_S))
         ]
         longest = max(under_way, key=lambda stall: stall[1] - stall[0])
+        # No timer was due where the start took less than the first one's time: nobody would have waited.
+        start = max((called - due for due, called in stalls if due < all_asked_at), default=0.0)
         return {
-            "start": max(called - due for due, called in stalls if due < all_asked_at) * 1e3,
+            "start": start * 1e3,
             "p50": statistics.median(late) * 1e3, "p99": statistics.quantiles(late, n=100)[98] * 1e3,
             "max": (longest[1] - longest[0]) * 1e3, "collector_in_max": collector.within_ms(*longest),
             "collector_longest": collector.longest_ms(), "seconds": seconds,
