@@ -9,6 +9,7 @@ the end of the log.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     environment = {**os.environ, "VERL_FILE_LOGGER_PATH": str(args.metrics.resolve())}
     args.metrics.unlink(missing_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the command would go on alone
     with args.log.open("wb") as log:
         process = subprocess.Popen(
             args.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
