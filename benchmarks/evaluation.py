@@ -26,7 +26,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,12 @@ from engine_replay import (
     show,
 )
 
-from verl_multiattempt.evaluation.engine import Conversation, Sampling
 from verl_multiattempt.evaluation.plan import plan_runs
 from verl_multiattempt.evaluation.questions import Questions
 from verl_multiattempt.evaluation.resume import RunLog
 from verl_multiattempt.evaluation.runner import Runner
 from verl_multiattempt.evaluation.settings import EvaluationSettings
 from verl_multiattempt.evaluation.vllm_engine import VllmEngine
-from verl_multiattempt.feedback import Message
 from verl_multiattempt.settings import Settings
 from verl_multiattempt.verifier import Question, Verifier, make_verifier
 
@@ -67,12 +64,10 @@ MAX_MODEL_LEN = 1024
 
 
 class Started:
-    """An engine and a verifier that several runners share: these neither start nor end them."""
+    """An engine and a verifier that run, for several runners."""
 
     def __init__(self, engine: VllmEngine, verifier: Verifier):
         self.engine, self.verifier = engine, verifier
-        self.feedback_role, self.opening_placement = engine.feedback_role, engine.opening_placement
-        self.max_open = engine.max_open
         self.recorder = Recorder(engine._llm, lambda request_id: request_id.partition("#")[0])
 
     @classmethod
@@ -85,25 +80,10 @@ class Started:
         await verifier.verify("\\boxed{\\frac{x+1}{3}}", Question(ground_truth="\\frac{2x-1}{6}"))
         return cls(engine, verifier)
 
-    async def start(self, openings: Iterable[list[Message]] = (), *, max_tokens: int | None = None) -> None:
-        """Nothing is to be done."""
-
-    async def close(self) -> None:
-        """Not yet."""
-
     async def end(self) -> None:
         """End both."""
         await self.engine.close()
         await self.verifier.close()
-
-    def open(self, *, seed: int, request_id: str, sampling: Sampling) -> Conversation:
-        return self.engine.open(seed=seed, request_id=request_id, sampling=sampling)
-
-    def as_plain_text(self, text: str) -> str:
-        return self.engine.as_plain_text(text)
-
-    def describe(self) -> dict[str, Any]:
-        return self.engine.describe()
 
 
 async def evaluate(
@@ -113,11 +93,11 @@ async def evaluate(
     questions = Questions([data], settings.limit)
     folder.mkdir(parents=True)
     logs = [RunLog(folder, run, questions) for run in plan_runs(settings)]
-    runner = Runner(settings, questions, logs, started, started.verifier)
+    runner = Runner(settings, questions, logs, started.engine)
     recorder = started.recorder
     recorder.requests = []
     await started.engine._llm.reset_prefix_cache()
-    await runner.run()
+    await runner.run(started.verifier)
     seconds = time.perf_counter() - recorder.first_at
     if runner.num_failed or runner.num_left:
         sys.exit(f"{runner.num_failed} episodes failed; the last: {runner.last_failure}")

@@ -67,17 +67,13 @@ stage() {
   printf '%s  %-32s %d s\n' "$(date +%H:%M:%S)" "$name" $((SECONDS - started))
 }
 
-# evaluate MODEL OUT LABEL TEMPERATURE. The held-out questions are the same for all seeds; the first seed's file is read.
+# evaluate MODEL NAME LABEL: greedy and at temperature 1, with one start of vLLM. The held-out questions are the same for
+# all seeds; the first seed's file is read.
 evaluate() {
-  python -m verl_multiattempt evaluate --model "$1" --data "$OUT/seed-$first/val.parquet" --out "$2" --label "$3" \
-    --temperature "$4" --protocol paper --attempts 1 2 3 4 5 --limit "$QUESTIONS" --seed "$seed" \
-    --max-tokens 160 --max-tokens-per-attempt 8 --set min_tokens_per_attempt=8
-}
-
-# evaluate_both MODEL NAME LABEL
-evaluate_both() {
-  stage "seed-$seed/evaluate-$2-greedy" evaluate "$1" "$folder/evaluation/$2-greedy" "$3" 0
-  stage "seed-$seed/evaluate-$2-sampled" evaluate "$1" "$folder/evaluation/$2-sampled" "$3" 1
+  stage "seed-$seed/evaluate-$2" \
+    python -m verl_multiattempt evaluate --model "$1" --data "$OUT/seed-$first/val.parquet" \
+    --out "$folder/evaluation/$2" --label "$3" --temperature 0 1 --protocol paper --attempts 1 2 3 4 5 \
+    --limit "$QUESTIONS" --seed "$seed" --max-tokens 160 --max-tokens-per-attempt 8 --set min_tokens_per_attempt=8
 }
 
 # train DATA MODEL OUT [OVERRIDE...]: the composed configuration is kept beside what was trained. The learning rate rises
@@ -94,9 +90,9 @@ compare() {
   stage "seed-$seed/warm-start" python $tiny/make.py --out "$folder" --seed "$seed" --val-rows "$QUESTIONS"
   stage "seed-$seed/train-single" train "$folder" "$folder/model" "$folder/single" multiattempt.max_attempts=1
   stage "seed-$seed/train-multi" train "$folder" "$folder/model" "$folder/multi"
-  evaluate_both "$folder/model" warm "warm start"
-  evaluate_both "$folder/single/trained" single single
-  evaluate_both "$folder/multi/trained" multi multi
+  evaluate "$folder/model" warm "warm start"
+  evaluate "$folder/single/trained" single single
+  evaluate "$folder/multi/trained" multi multi
 }
 
 # without_repeats SEED: `multi` from a warm start that never saw a request to repeat an answer.
@@ -107,8 +103,8 @@ without_repeats() {
   stage "seed-$seed/warm-start-no-repeats" \
     python $tiny/make.py --out "$bare" --seed "$seed" --val-rows "$QUESTIONS" --repeat-share 0
   stage "seed-$seed/train-multi-no-repeats" train "$bare" "$bare/model" "$bare/multi"
-  evaluate_both "$bare/model" warm-no-repeats "warm start without repeat dialogues"
-  evaluate_both "$bare/multi/trained" multi-no-repeats "multi without repeat dialogues"
+  evaluate "$bare/model" warm-no-repeats "warm start without repeat dialogues"
+  evaluate "$bare/multi/trained" multi-no-repeats "multi without repeat dialogues"
 }
 
 # Each in a process group of its own, so that an interrupted run leaves nothing behind.

@@ -127,9 +127,8 @@ def config_difference(folder: Path) -> list[str]:
 
 def draw_figures(out: Path, seeds: Sequence[int]) -> Iterator[str]:
     """Draw with ``multiattempt plot``; the figures as Markdown."""
-    paths = [
-        str(out / f"seed-{seed}" / "evaluation" / f"{arm}-{mode}") for arm in ARMS for mode in MODES for seed in seeds
-    ]
+    results = Results(out, seeds)
+    paths = [str(results.folder(seed, arm, mode)) for arm in ARMS for mode in MODES for seed in seeds]
     training = [
         f"{arm}={out / f'seed-{seed}' / arm / 'metrics.jsonl'}" for arm in ("single", "multi") for seed in seeds
     ]

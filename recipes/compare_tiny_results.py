@@ -18,6 +18,8 @@ from verl_multiattempt.record import read_episodes
 from verl_multiattempt.verifier import Outcome
 
 ATTEMPTS = (1, 2, 3, 4, 5)
+MODE_FOLDERS = {"greedy": "temperature-0", "sampled": "temperature-1"}
+"""Of `multiattempt evaluate --temperature 0 1`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,14 @@ class Retry:
 
 
 class Results:
-    """The evaluations of all seeds: ``OUT/seed-<seed>/evaluation/<arm>-<mode>``, each with a run for every k."""
+    """The evaluations of all seeds: ``OUT/seed-<seed>/evaluation/<arm>/<folder of a mode>``, with a run for every k."""
 
     def __init__(self, out: Path, seeds: Sequence[int]):
         self.out, self.seeds = out, seeds
 
     def folder(self, seed: int, arm: str, mode: str) -> Path:
         """Where an evaluation lies."""
-        return self.out / f"seed-{seed}" / "evaluation" / f"{arm}-{mode}"
+        return self.out / f"seed-{seed}" / "evaluation" / arm / MODE_FOLDERS[mode]
 
     def metrics(self, seed: int, arm: str, mode: str, k: int) -> Mapping[str, float]:
         """The metrics of the run that allows k attempts (see `verl_multiattempt.metrics`)."""

@@ -85,7 +85,7 @@ class ScriptedEngine:
     max_open: int = 8
     feedback_role: str = "user"
     opening_placement: str = "system"
-    started: bool = False
+    starts: int = 0
     closed: int = 0
     calls: int = 0
     running: int = 0
@@ -95,10 +95,11 @@ class ScriptedEngine:
     """Of all episodes, in the order in which they were opened."""
 
     async def start(self, openings: Iterable[list[Message]] = (), *, max_tokens: int | None = None) -> None:
-        self.openings, self.started = list(openings), True
+        self.openings = list(openings)
+        self.starts += 1
 
     def open(self, *, seed: int, request_id: str, sampling: Sampling) -> Conversation:
-        assert self.started
+        assert self.starts
         self.conversations.append(Conversation(engine=self, seed=seed, request_id=request_id, sampling=sampling))
         return self.conversations[-1]
 

@@ -81,8 +81,8 @@ def test_arms_have_the_same_episodes_and_differ_in_the_allowance(out: Path) -> N
 def test_every_model_is_evaluated_both_ways_and_the_report_says_it(out: Path) -> None:
     report = (out / "report.md").read_text()
     for model in EVALUATED:
-        for mode, temperature in (("greedy", 0), ("sampled", 1)):
-            path = out / f"seed-{SEED}" / "evaluation" / f"{model}-{mode}" / "results.json"
+        for temperature in (0, 1):
+            path = out / f"seed-{SEED}" / "evaluation" / model / f"temperature-{temperature}" / "results.json"
             results = json.loads(path.read_text())
             accuracy = results["curves"]["paper"]["tiny_math"]["accuracy"]
             assert set(accuracy) == {"1", "2", "3", "4", "5"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,27 +23,35 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 
 def test_defaults_are_the_papers_in_one_run() -> None:
-    settings = read_settings(parse())
+    (settings,) = read_settings(parse())
     assert (settings.protocols, settings.attempts, settings.temperature) == (("nested",), (1, 2, 3, 4, 5), 0.0)
     assert (settings.samples, settings.max_tokens, settings.task.max_attempts) == (1, 8000, 5)
     assert settings.engine == {"kind": "vllm"}
 
 
 def test_settings_of_the_task_are_taken_as_json_or_text() -> None:
-    settings = read_settings(parse(
+    (settings,) = read_settings(parse(
         "--set", "stop_at_answer=true", "--set", "multiattempt.verifier.timeout_s=2.5",
         "--set", "opening.text={max_attempts} attempt{s}: \\boxed{{}}=ok", "--set", "allowed_special_tokens=[\"<x>\"]",
         "--max-tokens-per-attempt", "64", "--feedback-role", "user",
-    )).task  # fmt: skip
-    assert settings.stop_at_answer is True
-    assert settings.verifier.timeout_s == 2.5
-    assert settings.opening.text == "{max_attempts} attempt{s}: \\boxed{{}}=ok"
-    assert settings.allowed_special_tokens == ("<x>",)
-    assert (settings.max_tokens_per_attempt, settings.feedback.role) == (64, "user")
+    ))  # fmt: skip
+    task = settings.task
+    assert task.stop_at_answer is True
+    assert task.verifier.timeout_s == 2.5
+    assert task.opening.text == "{max_attempts} attempt{s}: \\boxed{{}}=ok"
+    assert task.allowed_special_tokens == ("<x>",)
+    assert (task.max_tokens_per_attempt, task.feedback.role) == (64, "user")
 
 
 def test_attempts_may_come_in_any_order() -> None:
-    assert read_settings(parse("--attempts", "4", "1", "4")).attempts == (1, 4)
+    (settings,) = read_settings(parse("--attempts", "4", "1", "4"))
+    assert settings.attempts == (1, 4)
+
+
+def test_each_temperature_once_and_nothing_else_differs() -> None:
+    every = read_settings(parse("--temperature", "0", "1", "0.7", "1", "0", "--limit", "3"))
+    assert [settings.temperature for settings in every] == [0.0, 1.0, 0.7]
+    assert {replace(settings, temperature=0.0) == every[0] for settings in every} == {True}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,7 @@ def test_attempts_may_come_in_any_order() -> None:
         (["--attempts", "0"], "--attempts must be integers of at least 1; got [0]"),
         (["--samples", "2"], "--samples must be 1 at temperature 0, where all samples of a question are equal; got 2. "
                              "Set a temperature, such as --temperature 1."),
+        (["--temperature", "1", "-1"], "--temperature must be a finite number of at least 0; got -1.0"),
         (["--top-p", "2"], "--top-p must be above 0 and at most 1; got 2.0"),
         (["--max-tokens", "0"], "--max-tokens must be an integer of at least 1; got 0"),
         (["--engine", "openai"], "--base-url must be given with --engine openai; got nothing. "
@@ -77,13 +87,13 @@ def test_argument_that_cannot_work_is_named(arguments: list[str], sentence: str)
 
 
 def test_url_of_a_server_implies_its_engine() -> None:
-    settings = read_settings(parse("--base-url", "http://h/v1", "--timeout-s", "9", "--api-key-env", "KEY"))
+    (settings,) = read_settings(parse("--base-url", "http://h/v1", "--timeout-s", "9", "--api-key-env", "KEY"))
     assert settings.engine == {"kind": "openai", "base_url": "http://h/v1", "timeout_s": 9.0, "api_key_env": "KEY"}
 
 
 def test_key_that_is_not_set_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NO_KEY", raising=False)
-    settings = read_settings(parse("--base-url", "http://h/v1", "--api-key-env", "NO_KEY"))
+    (settings,) = read_settings(parse("--base-url", "http://h/v1", "--api-key-env", "NO_KEY"))
     with pytest.raises(ValueError, match="--api-key-env must name an environment variable that is set; got 'NO_KEY'"):
         make_engine(settings, tmp_path)
 
@@ -93,7 +103,7 @@ def test_files_are_taken_as_they_are_and_benchmarks_are_prepared_once(tmp_path: 
     prepared = tmp_path / "data" / "gsm8k.parquet"
     prepared.parent.mkdir()
     write_questions(prepared, [question_row(2)])
-    assert data_files([str(file), "gsm8k"], tmp_path) == [file, prepared]
+    assert data_files([str(file), "gsm8k"], prepared.parent) == [file, prepared]
 
 
 @pytest.mark.parametrize(

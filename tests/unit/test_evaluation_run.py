@@ -19,7 +19,7 @@ import pytest
 from tests.evaluation_engine import Conversation, ScriptedEngine, question_row, write_questions
 from verl_multiattempt.chat.attempt_generator import EpisodeError
 from verl_multiattempt.cli_errors import CommandError, UsageError
-from verl_multiattempt.evaluation.command import evaluate
+from verl_multiattempt.evaluation.command import evaluate, evaluate_in_turn
 from verl_multiattempt.evaluation.engine import EngineError
 from verl_multiattempt.evaluation.runner import MAX_FAILURES_IN_A_ROW
 from verl_multiattempt.evaluation.settings import EvaluationSettings
@@ -191,8 +191,55 @@ def test_nothing_left_starts_no_engine_and_gives_the_same(data: Path, tmp_path: 
     run(settings, out)
     before = (out / "results.json").read_bytes()
     status, engine = run(settings, out)
-    assert (status, engine.started) == (0, False)
+    assert (status, engine.starts) == (0, 0)
     assert (out / "results.json").read_bytes() == before
+
+
+def test_several_in_turn_share_one_start_and_are_each_what_they_are_alone(data: Path, tmp_path: Path) -> None:
+    every = [settings_for(data, temperature=temperature) for temperature in (0.5, 1.0)]
+    for settings in every:
+        run(settings, tmp_path / f"alone-{settings.temperature}")
+    engine, asked = ScriptedEngine(), []
+    parts = [(settings, tmp_path / f"together-{settings.temperature}") for settings in every]
+    assert evaluate_in_turn(parts, lambda settings: asked.append(settings) or engine) == 0
+    assert (asked, engine.starts, engine.closed) == (every[:1], 1, 1)
+    temperatures = [conversation.sampling.temperature for conversation in engine.conversations]
+    assert temperatures == [0.5] * QUESTIONS + [1.0] * QUESTIONS
+    for settings in every:
+        alone, together = (results_of(tmp_path / f"{name}-{settings.temperature}") for name in ("alone", "together"))
+        assert timeless(alone) == timeless(together)
+        assert together["settings"]["temperature"] == settings.temperature
+
+
+def test_several_that_are_interrupted_go_on_where_they_were(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(conversation: Conversation, call: int) -> None:
+        if conversation.sampling.temperature == 1.0 and not sent:
+            sent.append(call)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    sent: list[int] = []
+    parts = [(settings_for(data, temperature=temperature), tmp_path / str(temperature)) for temperature in (0.5, 1.0)]
+    assert evaluate_in_turn(parts, lambda _: ScriptedEngine(on_call=interrupt)) == 130
+    said = capsys.readouterr().err
+    (count,) = re.findall(rf"interrupted: (\d+) of {2 * QUESTIONS} episodes are in .*0.5, .*1.0;", said)
+    assert QUESTIONS <= int(count) < 2 * QUESTIONS
+    engine = ScriptedEngine()
+    assert evaluate_in_turn(parts, lambda _: engine) == 0
+    assert len(engine.conversations) == 2 * QUESTIONS - int(count)
+    for _, folder in parts:
+        assert len(list(read_episodes(folder / "nested-4"))) == QUESTIONS
+
+
+def test_failures_of_several_are_told_together(data: Path, tmp_path: Path) -> None:
+    def fail_once(conversation: Conversation, call: int) -> None:
+        if conversation.request_id.endswith("/3/0"):
+            raise EpisodeError(f"at {conversation.sampling.temperature}")
+
+    parts = [(settings_for(data, temperature=temperature), tmp_path / str(temperature)) for temperature in (0.5, 1.0)]
+    with pytest.raises(CommandError, match=rf"2 of {2 * QUESTIONS} episodes failed .*; the last: .*at 1.0\. The same"):
+        evaluate_in_turn(parts, lambda _: ScriptedEngine(on_call=fail_once))
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_the_difference(data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from verl_multiattempt.evaluation.engines import check_engine_arguments
@@ -53,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--attempts", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="K",
                      help="the k of accuracy@k (default: 1 2 3 4 5)")  # fmt: skip
     how.add_argument("--controls", nargs="+", default=[], choices=CONTROLS, help="default: none")
-    how.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
+    how.add_argument("--temperature", type=float, nargs="+", default=[0.0], metavar="T",
+                     help="default: 0, greedy; several are run in turn, each in OUT/temperature-T")  # fmt: skip
     how.add_argument("--top-p", type=float, default=1.0, help="default: 1")
     how.add_argument("--samples", type=int, default=1, metavar="N", help="episodes for each question (default: 1)")
     how.add_argument("--seed", type=int, default=0, help="default: 0")
@@ -79,20 +81,20 @@ def _add_engine_arguments(engine: Any) -> None:
     engine.add_argument("--max-model-len", type=int, metavar="N", help="vLLM's limit of prompt and conversation")
 
 
-def read_settings(args: argparse.Namespace) -> EvaluationSettings:
-    """The settings that the arguments say.
+def read_settings(args: argparse.Namespace) -> list[EvaluationSettings]:
+    """The settings that the arguments say, one for each temperature.
 
     Raises:
         ValueError: a value cannot work.
     """
     attempts = tuple(sorted(set(args.attempts)))
-    return EvaluationSettings(
+    first = EvaluationSettings(
         model=args.model,
         data=tuple(args.data),
         protocols=tuple(dict.fromkeys(args.protocol)),
         attempts=attempts,
         controls=tuple(dict.fromkeys(args.controls)),
-        temperature=args.temperature,
+        temperature=args.temperature[0],
         top_p=args.top_p,
         samples=args.samples,
         seed=args.seed,
@@ -103,6 +105,8 @@ def read_settings(args: argparse.Namespace) -> EvaluationSettings:
         task=_task_settings(args, max(attempts, default=1)),
         engine=check_engine_arguments(args),
     )
+    return [first, *(replace(first, temperature=other) for other in dict.fromkeys(args.temperature[1:])
+                     if other != first.temperature)]  # fmt: skip
 
 
 def _task_settings(args: argparse.Namespace, max_attempts: int) -> Settings:

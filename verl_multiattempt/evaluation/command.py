@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from verl_multiattempt.evaluation.questions import Questions, file_hash
 from verl_multiattempt.evaluation.resume import RunLog
 from verl_multiattempt.evaluation.settings import EvaluationSettings
 
-__all__ = ["add_arguments", "evaluate", "run"]
+__all__ = ["add_arguments", "evaluate", "evaluate_in_turn", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,10 +45,15 @@ def run(args: argparse.Namespace) -> int:
         CommandError: the evaluation cannot go on.
     """
     try:
-        settings = read_settings(args)
+        every = read_settings(args)
     except ValueError as error:
         raise UsageError(of_option(str(error))) from error
-    return evaluate(settings, args.out, lambda made: make_engine(made, Path(args.out).expanduser() / "model"))
+    out = Path(args.out).expanduser()
+    names = [f"temperature-{str(settings.temperature).removesuffix('.0')}" for settings in every]
+    folders = [out / name for name in names] if len(every) > 1 else [out]
+    return evaluate_in_turn(
+        list(zip(every, folders, strict=True)), lambda made: make_engine(made, out / "model"), data_folder=out / "data"
+    )
 
 
 def evaluate(settings: EvaluationSettings, out: str | Path, engine_for: Callable[[EvaluationSettings], Engine]) -> int:
@@ -64,69 +71,123 @@ def evaluate(settings: EvaluationSettings, out: str | Path, engine_for: Callable
         UsageError: a setting, the data or the output directory cannot be used.
         CommandError: the evaluation cannot go on.
     """
-    folder, lock = open_output(out)
-    with lock:
+    return evaluate_in_turn([(settings, Path(out).expanduser())], engine_for)
+
+
+def evaluate_in_turn(
+    parts: Sequence[tuple[EvaluationSettings, Path]],
+    engine_for: Callable[[EvaluationSettings], Engine],
+    data_folder: Path | None = None,
+) -> int:
+    """Run several evaluations, one after the other, with an engine that is started once.
+
+    Args:
+        parts: settings and output directory of each; they differ in how the model is sampled.
+        engine_for: as for `evaluate`; given the first settings.
+        data_folder: where benchmarks that are given by name are made; None: in the first output directory.
+
+    Returns:
+        The exit status, as `run`.
+
+    Raises:
+        UsageError, CommandError: as `evaluate`.
+    """
+    with contextlib.ExitStack() as locks:
+        folders = []
+        for _, out in parts:
+            folder, lock = open_output(out)
+            locks.enter_context(lock)
+            folders.append(folder)
+        first = parts[0][0]
         try:
             from verl_multiattempt.verifier import check_verifier
 
-            check_verifier(settings.task.verifier)
-            files = data_files(settings.data, folder)
-            questions = Questions(files, settings.limit)
-            identified = identity(settings, files)
+            check_verifier(first.task.verifier)
+            files = data_files(first.data, data_folder or folders[0] / "data")
+            questions = Questions(files, first.limit)
+            loaded = loaded_identity(first, files)
         except ValueError as error:
             raise UsageError(of_option(str(error))) from error
-        claim_settings(folder, identified)
-        logs = [RunLog(folder, planned, questions) for planned in plan_runs(settings)]
-        return _carry_out(settings, questions, logs, folder, engine_for, identified)
+        prepared = []
+        for (settings, _), folder in zip(parts, folders, strict=True):
+            part = _Part(settings, folder, questions, [], {**settings.to_json(), **loaded})
+            claim_settings(folder, part.identified)
+            part.logs = [RunLog(folder, planned, questions) for planned in plan_runs(settings)]
+            prepared.append(part)
+        return _carry_out(prepared, engine_for)
 
 
-def _carry_out(
-    settings: EvaluationSettings,
-    questions: Questions,
-    logs: Sequence[RunLog],
-    folder: Path,
-    engine_for: Callable[[EvaluationSettings], Engine],
-    identified: Mapping[str, Any],
-) -> int:
-    from verl_multiattempt.evaluation.results import make_results
-    from verl_multiattempt.evaluation.runner import Runner
-    from verl_multiattempt.evaluation.table import results_table
+@dataclass(slots=True)
+class _Part:
+    """An evaluation that is found to be in order."""
 
+    settings: EvaluationSettings
+    folder: Path
+    questions: Questions
+    logs: list[RunLog]
+    identified: dict[str, Any]
+
+
+def _carry_out(parts: Sequence[_Part], engine_for: Callable[[EvaluationSettings], Engine]) -> int:
+    from verl_multiattempt.evaluation.runner import Runner, run_in_turn
+
+    first = parts[0].settings
     try:
-        engine = engine_for(settings)
+        engine = engine_for(first)
     except ValueError as error:
         raise UsageError(of_option(str(error))) from error
     except OSError as error:  # of the hub's client, over many lines
         reason = " ".join(str(error).split())
-        raise UsageError(
-            f"--model must be a model that can be loaded; got {settings.model!r}: {reason:.500}"
-        ) from error
-    identified = {**identified, **commits(settings)}  # known at the latest now: the tokenizer was loaded
-    claim_settings(folder, identified)
-    runner = Runner(settings, questions, logs, engine)
-    total = sum(log.num_episodes for log in logs)
-    _say(f"{len(questions):,} questions of {', '.join(questions.benchmarks)}; {total:,} episodes in "
-         f"{', '.join(log.run.name for log in logs)}"
-         + (f", of which {total - runner.num_left:,} are done" if runner.num_left < total else ""))  # fmt: skip
+        raise UsageError(f"--model must be a model that can be loaded; got {first.model!r}: {reason:.500}") from error
+    runners = []
+    for part in parts:
+        part.identified |= commits(part.settings)  # known at the latest now: the tokenizer was loaded
+        claim_settings(part.folder, part.identified)
+        runner = Runner(part.settings, part.questions, part.logs, engine)
+        runners.append(runner)
+        total = runner.num_episodes
+        _say(f"{len(part.questions):,} questions of {', '.join(part.questions.benchmarks)}; {total:,} episodes in "
+             f"{', '.join(log.run.name for log in part.logs)}{_temperature(part, parts)}"
+             + (f", of which {total - runner.num_left:,} are done" if runner.num_left < total else ""))  # fmt: skip
+    total = sum(runner.num_episodes for runner in runners)
     try:
-        run_interruptible(runner.run())
+        run_interruptible(run_in_turn(runners, engine))
     except Interrupted as error:
-        _say(f"interrupted: {total - runner.num_left:,} of {total:,} episodes are in {folder}; the same command "
-             "goes on from there")  # fmt: skip
+        done = total - sum(runner.num_left for runner in runners)
+        folders = ", ".join(str(part.folder) for part in parts)
+        _say(f"interrupted: {done:,} of {total:,} episodes are in {folders}; the same command goes on from there")
         return 130 if error.number == signal.SIGINT else 1
     except EngineError as error:
         raise CommandError(str(error)) from error
-    results = make_results(settings, questions, logs, engine.describe(), identified)
-    write_json(folder / RESULTS_NAME, results)
-    print(results_table(results))
-    _say(f"written to {folder / RESULTS_NAME}; read the episodes with: multiattempt view {folder / logs[0].run.name}")
-    _warn_of_undecided(results)
-    if runner.num_failed:
+    for part in parts:
+        _show_results(part, engine, _temperature(part, parts))
+    if num_failed := sum(runner.num_failed for runner in runners):
+        last = next(runner.last_failure for runner in reversed(runners) if runner.num_failed)
         raise CommandError(
-            f"{runner.num_failed:,} of {total:,} episodes failed and are in no figure; the last: "
-            f"{ended(runner.last_failure)} The same command tries them again."
+            f"{num_failed:,} of {total:,} episodes failed and are in no figure; the last: {ended(last)} The same "
+            "command tries them again."
         )
     return 0
+
+
+def _temperature(part: _Part, parts: Sequence[_Part]) -> str:
+    """What to add to a sentence about one of several."""
+    return f" at temperature {part.settings.temperature:g}" if len(parts) > 1 else ""
+
+
+def _show_results(part: _Part, engine: Engine, temperature: str) -> None:
+    """Write and print the results of an evaluation."""
+    from verl_multiattempt.evaluation.results import make_results
+    from verl_multiattempt.evaluation.table import results_table
+
+    results = make_results(part.settings, part.questions, part.logs, engine.describe(), part.identified)
+    path = part.folder / RESULTS_NAME
+    write_json(path, results)
+    if temperature:
+        print(temperature.strip())
+    print(results_table(results))
+    _say(f"written to {path}; read the episodes with: multiattempt view {part.folder / part.logs[0].run.name}")
+    _warn_of_undecided(results)
 
 
 def _warn_of_undecided(results: Mapping[str, Any]) -> None:
@@ -138,7 +199,7 @@ def _warn_of_undecided(results: Mapping[str, Any]) -> None:
 
 
 def data_files(names: Sequence[str], folder: Path) -> list[Path]:
-    """The parquet files of ``--data``; a benchmark's is made where it is not there yet.
+    """The parquet files of ``--data``; a benchmark's is made in the folder where it is not there yet.
 
     Raises:
         ValueError: there is no such file or benchmark.
@@ -153,16 +214,15 @@ def data_files(names: Sequence[str], folder: Path) -> list[Path]:
             continue
         from verl_multiattempt.data.prepare import prepare_benchmark
 
-        prepared = folder / "data" / f"{Path(name).name}.parquet"
+        prepared = folder / f"{Path(name).name}.parquet"
         files.append(prepared if prepared.is_file() else Path(prepare_benchmark(name, prepared)))
     return files
 
 
-def identity(settings: EvaluationSettings, files: Sequence[Path]) -> dict[str, Any]:
-    """What a second call in the same folder must agree with: the settings, and what the data and the model hold."""
+def loaded_identity(settings: EvaluationSettings, files: Sequence[Path]) -> dict[str, Any]:
+    """What a second call in the same folder must agree with besides the settings: what the data and the model hold."""
     return {
-        **settings.to_json(), **model_identity(settings), **commits(settings),
-        "data_sha256": [file_hash(file) for file in files],
+        **model_identity(settings), **commits(settings), "data_sha256": [file_hash(file) for file in files],
     }  # fmt: skip
 
 

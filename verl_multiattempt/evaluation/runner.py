@@ -40,82 +40,105 @@ class _Job:
     rollout: int
 
 
+async def run_in_turn(runners: Sequence[Runner], engine: Engine) -> None:
+    """Start the engine and a verifier, run what is left of each evaluation, and give all processes back.
+
+    Args:
+        runners: evaluations with this engine, of the same questions, task and limit of a conversation.
+        engine: not started yet.
+
+    Raises:
+        CommandError: the disk takes no more, or nearly every episode fails.
+        EngineError: the engine cannot go on.
+    """
+    left = [runner for runner in runners if runner.num_left]
+    if not left:
+        return
+    verifier: Verifier | None = None
+
+    async def close() -> None:
+        try:
+            await engine.close()
+        finally:
+            if verifier is not None:
+                await verifier.close()
+
+    left[0].warn_of_own_allowances()
+    try:
+        await engine.start(left[0].openings(), max_tokens=left[0].settings.max_tokens)
+        verifier = make_verifier(left[0].settings.task.verifier)
+        for runner in left:
+            await runner.run(verifier)
+    finally:
+        # Shielded from a second cancellation: processes must not stay behind.
+        await asyncio.shield(close())
+
+
 class Runner:
-    """Runs the episodes that are not in the logs yet.
+    """Runs the episodes of an evaluation that are not in its logs yet.
 
     Args:
         settings: of the evaluation.
         questions: what is asked.
         logs: one for each run.
         engine: the model.
-        verifier: one that is running already, and stays so; None: the configured one, made and ended by `run`.
     """
 
-    def __init__(
-        self,
-        settings: EvaluationSettings,
-        questions: Questions,
-        logs: Sequence[RunLog],
-        engine: Engine,
-        verifier: Verifier | None = None,
-    ):
+    def __init__(self, settings: EvaluationSettings, questions: Questions, logs: Sequence[RunLog], engine: Engine):
+        self.settings = settings
         self.num_failed = 0
         """Episodes that failed in this call."""
         self.last_failure = ""
         self._failed_in_a_row = 0
-        self._settings = settings
         self._questions = questions
         self._logs = logs
         self._engine = engine
         self._sampling = Sampling(
             max_tokens=settings.max_tokens, temperature=settings.temperature, top_p=settings.top_p
         )
-        self._verifier = verifier
-        self._owns_verifier = verifier is None
+        self._verifier: Verifier | None = None
         self._progress: Any = None
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes of all runs, ended or not."""
+        return sum(log.num_episodes for log in self._logs)
 
     @property
     def num_left(self) -> int:
         """Episodes that are not in the logs."""
         return sum(log.num_episodes - log.num_ended for log in self._logs)
 
-    async def run(self) -> None:
-        """Start the engine, run what is left, and give all processes back.
+    async def run(self, verifier: Verifier) -> None:
+        """Run what is left.
+
+        Args:
+            verifier: a running one; it stays so, and so does the engine, which has to be started.
 
         Raises:
             CommandError: the disk takes no more, or nearly every episode fails.
             EngineError: the engine cannot go on.
         """
-        if not self.num_left:
-            return
+        self._verifier = verifier
+        try:
+            await self._run_left()
+        finally:
+            for log in self._logs:
+                log.close()
+
+    def warn_of_own_allowances(self) -> None:
+        """Log it where questions bring allowances of their own."""
         if own := self._questions.num_own_allowances:
             logger.warning(
                 "%d of %d questions have extra_info.max_attempts, which training and its validation heed and an "
                 "evaluation does not: all episodes of a run are allowed the same", own, len(self._questions),
             )  # fmt: skip
-        try:
-            await self._engine.start(self._openings(), max_tokens=self._settings.max_tokens)
-            if self._verifier is None:
-                self._verifier = make_verifier(self._settings.task.verifier)
-            await self._run_left()
-        finally:
-            # Shielded from a second cancellation: processes must not stay behind.
-            await asyncio.shield(self._close())
-
-    async def _close(self) -> None:
-        try:
-            await self._engine.close()
-        finally:
-            if self._verifier is not None and self._owns_verifier:
-                await self._verifier.close()
-            for log in self._logs:
-                log.close()
 
     async def _run_left(self) -> None:
         from tqdm import tqdm
 
-        total, left = sum(log.num_episodes for log in self._logs), self.num_left
-        num_workers = min(left, self._settings.concurrency or self._engine.max_open, self._engine.max_open)
+        total, left = self.num_episodes, self.num_left
+        num_workers = min(left, self.settings.concurrency or self._engine.max_open, self._engine.max_open)
         on_terminal = sys.stderr.isatty()
         with tqdm(total=total, initial=total - left, unit="episode", desc="evaluate", smoothing=0.05,
                   mininterval=_REFRESH_S[not on_terminal], dynamic_ncols=on_terminal) as self._progress:  # fmt: skip
@@ -128,14 +151,15 @@ class Runner:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
 
-    def _openings(self) -> Iterator[list[Message]]:
+    def openings(self) -> Iterator[list[Message]]:
+        """The opening messages of all questions and allowances."""
         for row in self._questions:
             for max_attempts in sorted({log.run.max_attempts for log in self._logs}):
                 yield self._opening(row, max_attempts)
 
     def _opening(self, row: QuestionRow, max_attempts: int) -> list[Message]:
         return open_messages(
-            row.prompt, self._settings.task.opening, max_attempts, placement=self._engine.opening_placement
+            row.prompt, self.settings.task.opening, max_attempts, placement=self._engine.opening_placement
         )
 
     def _jobs(self) -> Iterator[_Job]:
@@ -162,11 +186,11 @@ class Runner:
 
     async def _episode(self, run: Run, row: QuestionRow, rollout: int) -> RecordedEpisode:
         started_at, started = time.time(), time.perf_counter()
-        settings = self._settings.task
+        settings = self.settings.task
         episode = Episode(max_attempts=run.max_attempts, question_id=row.question_id)
         messages = self._opening(row, run.max_attempts)
         conversation = self._engine.open(
-            seed=episode_seed(self._settings.seed, run.name, row.question_id, rollout),
+            seed=episode_seed(self.settings.seed, run.name, row.question_id, rollout),
             request_id=f"{run.name}/{row.question_id}/{rollout}",
             sampling=self._sampling,
         )
