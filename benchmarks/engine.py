@@ -1,15 +1,16 @@
 """What the agent loop costs beside the engine: rollouts on a real vLLM engine against the same requests bare.
 
-    python benchmarks/engine.py                 # a model of 31M parameters, 128 episodes at once, 4 repeats
+    python benchmarks/engine.py                 # a model of 31M parameters, 128 episodes at once, 6 repeats
     python benchmarks/engine.py --tiny          # the tiny example's of 0.6M
     python benchmarks/engine.py --quick --out engine.json
 
 vLLM runs on the CPU stack (or on an accelerator, where there is one). `MultiAttemptAgentLoop` is made and run as verl's
 worker does it, for all episodes at once; the server that it asks is in this process and passes verl's sampling
-parameters to vLLM's `AsyncLLM`, without Ray. Then the engine gets the requests that the episodes made once more, all at
-once and bare (`engine_replay.py`), and the two take turns in going first. Two figures:
+parameters to vLLM's `AsyncLLM`, without Ray. Then the engine gets the requests that the episodes made once more, bare
+(`engine_replay.py`), twice: all at once, as no episodes can ask, and each attempt when the one before it has ended. The
+three take turns in going first. Two figures:
 
-- tokens/s of the agent loop by those of the raw engine (goal: at least 0.95), and the same of CPU time;
+- tokens/s of the agent loop by those of the raw engine both ways (goal: at least 0.95), and the same of CPU time;
 - prefix-cache hits of attempts 2 and later, as vLLM reports them with each request: of the tokens that the engine has
   computed in the attempt before, how many it takes from its cache (goal: at least 0.95 of those in whole blocks). Their
   sum with that of the first attempts has to be what vLLM's own counter of the scheduler says.
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_replay import (
+    RAW,
     CpuTime,
     Recorder,
     Request,
@@ -80,11 +82,12 @@ async def measure(model: Path, data: Path, args: argparse.Namespace) -> dict[str
         requests, _ = await roll_out(bench, recorder, 2 * args.max_num_seqs, args.repeats)
         for repeat in range(args.repeats):
             turn: dict[str, Any] = {}
-            # In odd repeats the replay, of the requests of the repeat before, goes first.
-            for kind in ("agent loop", "raw") if repeat % 2 == 0 else ("raw", "agent loop"):
+            # Each goes first in turn; a replay that comes before the rollout is of the repeat before.
+            kinds = ("agent loop", *RAW)
+            for kind in (*kinds[repeat % 3 :], *kinds[: repeat % 3]):
                 cpu, counted = CpuTime(pids), metric_value("prefix_cache_hits")
-                if kind == "raw":
-                    seconds, answered = await recorder.replay(requests)
+                if kind in RAW:
+                    seconds, answered = await recorder.replay(requests, in_order=kind == "raw in order")
                 else:
                     requests, seconds = await roll_out(bench, recorder, args.episodes, repeat)
                     answered = requests
@@ -107,7 +110,8 @@ async def measure(model: Path, data: Path, args: argparse.Namespace) -> dict[str
     return {
         "episodes": args.episodes, "max_num_seqs": args.max_num_seqs, "requests": len(requests),
         "block_size": config.cache_config.block_size, "repeats": turns, "prefix_cache": rates,
-        "ratio": statistics.median(map(rate_ratio, turns)), "cpu_ratio": statistics.median(map(cpu_ratio, turns)),
+        "ratio": {raw: statistics.median(rate_ratio(turn, raw) for turn in turns) for raw in RAW},
+        "cpu_ratio": {raw: statistics.median(cpu_ratio(turn, raw) for turn in turns) for raw in RAW},
     }  # fmt: skip
 
 
@@ -115,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=128, help="episodes at once (default 128)")
     parser.add_argument("--max-num-seqs", type=int, default=16, help="the engine's largest batch (default 16)")
-    parser.add_argument("--repeats", type=int, default=4, help="turns that are timed, after a warm-up (default 4)")
+    parser.add_argument("--repeats", type=int, default=6, help="turns that are timed, after a warm-up (default 6)")
     parser.add_argument("--tiny", action="store_true", help="the tiny example's model of 0.6M parameters")
     parser.add_argument("--quick", action="store_true", help="48 episodes, 1 repeat")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -137,8 +141,9 @@ def main() -> None:
         )
         figures.update(asyncio.run(measure(model, data, args)))
     hits, replayed = (figures["prefix_cache"][kind] for kind in ("agent loop", "raw"))
-    print(f"agent loop / raw engine: {figures['ratio']:.3f}   (goal: at least 0.95); by CPU time "
-          f"{figures['cpu_ratio']:.3f}")  # fmt: skip
+    for raw, words in zip(RAW, ("all at once", "each attempt after the one before it"), strict=True):
+        print(f"agent loop / raw engine, {words}: {figures['ratio'][raw]:.3f}   (goal: at least 0.95); by CPU time "
+              f"{figures['cpu_ratio'][raw]:.3f}")  # fmt: skip
     print(f"prefix-cache hits of attempts 2 and later: {hits['of_known']:.3f} of the tokens known, "
           f"{hits['of_known_in_whole_blocks']:.3f} of those in whole blocks   (goal: at least 0.95); of the requests "
           f"replayed {replayed['of_known_in_whole_blocks']:.3f}")  # fmt: skip

@@ -1,10 +1,10 @@
 """What the benchmarks on a real engine share: a model to run, a record of the requests, and the same requests bare.
 
 `Recorder` sits on one vLLM engine (`AsyncLLM`) and writes down what is asked of it. `replay` then asks the same engine
-for the same again, all at once: the same prompts and sampling parameters (seed, log-probabilities ...), and exactly as
-many tokens of each (ignore_eos). The requests go in in the order in which they were made, so that with the same largest
-batch the engine takes them in about the same order, and with the same seeds samples the same: later attempts find their
-prefixes in the cache as they did before.
+for the same again: the same prompts and sampling parameters (seed, log-probabilities ...), and exactly as many tokens of
+each (ignore_eos). Asked for all at once, the requests go in in the order in which they were made, so that with the same
+largest batch the engine takes them in about the same order, and with the same seeds samples the same: later attempts find
+their prefixes in the cache as they did before.
 """
 
 from __future__ import annotations
@@ -170,18 +170,23 @@ class Recorder:
             yield output
         request.num_tokens, request.num_cached = len(output.outputs[0].token_ids), output.num_cached_tokens
 
-    async def replay(self, requests: Sequence[Request], **changes: Any) -> tuple[float, list[Request]]:
-        """Ask for the same again, all at once and unrecorded.
+    async def replay(
+        self, requests: Sequence[Request], *, in_order: bool = False, **changes: Any
+    ) -> tuple[float, list[Request]]:
+        """Ask for the same again, unrecorded.
 
         Args:
             requests: what was recorded.
+            in_order: ask for an attempt when the one before it in its episode has ended, as an episode has to; else
+                for all at once.
             **changes: sampling parameters to set otherwise.
 
         Returns:
             Seconds, and the requests with what came back this time.
         """
+        answered: list[Request] = [None] * len(requests)  # type: ignore[list-item]
 
-        async def one(number: int, request: Request) -> Request:
+        async def one(number: int, request: Request) -> None:
             params = copy.deepcopy(request.params)
             params.max_tokens, params.ignore_eos, params.stop_token_ids = request.num_tokens, True, []
             for name, value in changes.items():
@@ -191,11 +196,18 @@ class Recorder:
                 got, num_cached = len(output.outputs[0].token_ids), output.num_cached_tokens
             if got != request.num_tokens:
                 raise RuntimeError(f"the raw engine must give {request.num_tokens} tokens; got {got}")
-            return Request(request.episode, request.ids, params, got, num_cached)
+            answered[number] = Request(request.episode, request.ids, params, got, num_cached)
 
+        async def one_after_the_other(numbers: Sequence[int]) -> None:
+            for number in numbers:
+                await one(number, requests[number])
+
+        chains: dict[Any, list[int]] = {}
+        for number, request in enumerate(requests):
+            chains.setdefault(request.episode if in_order else number, []).append(number)
         await self.llm.reset_prefix_cache()
         started = time.perf_counter()
-        answered = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests)))
+        await asyncio.gather(*map(one_after_the_other, chains.values()))
         return time.perf_counter() - started, answered
 
 
@@ -273,17 +285,26 @@ class CpuTime:
         return {"tokens": tokens, "seconds": seconds, "tokens_per_s": tokens / seconds, "cpu_ms_per_token": cpu}
 
 
-def rate_ratio(turn: dict[str, Any]) -> float:
+RAW = ("raw", "raw in order")
+"""What the bare engine is called in a turn: all at once, and each attempt after the one before it."""
+
+
+def measured(turn: dict[str, Any]) -> dict[str, Any]:
+    """What a turn measures against the raw engine."""
+    (name,) = turn.keys() - {*RAW, "load_average"}
+    found: dict[str, Any] = turn[name]
+    return found
+
+
+def rate_ratio(turn: dict[str, Any], raw: str = "raw") -> float:
     """Tokens/s of what is measured by those of the raw engine."""
-    (measured,) = turn.keys() - {"raw", "load_average"}
-    return float(turn[measured]["tokens_per_s"] / turn["raw"]["tokens_per_s"])
+    return float(measured(turn)["tokens_per_s"] / turn[raw]["tokens_per_s"])
 
 
-def cpu_ratio(turn: dict[str, Any]) -> float:
+def cpu_ratio(turn: dict[str, Any], raw: str = "raw") -> float:
     """CPU time of the raw engine by that of what is measured, all processes; below 1, as with tokens/s."""
-    (measured,) = turn.keys() - {"raw", "load_average"}
-    raw, own = (sum(turn[kind]["cpu_ms_per_token"].values()) for kind in ("raw", measured))
-    return float(raw / own)
+    bare, own = (sum(one["cpu_ms_per_token"].values()) for one in (turn[raw], measured(turn)))
+    return float(bare / own)
 
 
 def show(turn: dict[str, Any]) -> None:
@@ -291,9 +312,10 @@ def show(turn: dict[str, Any]) -> None:
     for kind in sorted(turn.keys() - {"load_average"}):
         one = turn[kind]
         cpu = "  ".join(f"{name} {value:.3f}" for name, value in one["cpu_ms_per_token"].items())
-        print(f"{kind:>10} {one['tokens_per_s']:8,.0f} tokens/s   CPU ms a token: {cpu}")
-    print(f"     ratio {rate_ratio(turn):8.3f}            by CPU time {cpu_ratio(turn):.3f}   load average "
-          f"{turn['load_average'][0]}", flush=True)  # fmt: skip
+        print(f"{kind:>14} {one['tokens_per_s']:8,.0f} tokens/s   CPU ms a token: {cpu}")
+    for raw in sorted(turn.keys() & set(RAW)):
+        ratios = f"{rate_ratio(turn, raw):8.3f}            by CPU time {cpu_ratio(turn, raw):.3f}"
+        print(f"{'ratio to ' + raw:>22} {ratios}   load average {turn['load_average'][0]}", flush=True)
 
 
 def machine() -> dict[str, Any]:
