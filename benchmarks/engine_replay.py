@@ -1,10 +1,10 @@
 """What the benchmarks on a real engine share: a model to run, a record of the requests, and the same requests bare.
 
 `Recorder` sits on one vLLM engine (`AsyncLLM`) and writes down what is asked of it. `replay` then asks the same engine
-for the same again: the same prompts and sampling parameters (seed, log-probabilities ...), and exactly as many tokens of
-each (ignore_eos). Asked for all at once, the requests go in in the order in which they were made, so that with the same
-largest batch the engine takes them in about the same order, and with the same seeds samples the same: later attempts find
-their prefixes in the cache as they did before.
+for the same again: the same prompts and sampling parameters (seed, log-probabilities ...), and exactly as many tokens
+of each (ignore_eos). Asked for all at once, the requests go in in the order in which they were made, so that with the
+same largest batch the engine takes them in about the same order, and with the same seeds samples the same: later
+attempts find their prefixes in the cache as they did before.
 """
 
 from __future__ import annotations

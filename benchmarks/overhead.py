@@ -155,8 +155,31 @@ class CollectorClock:
         return sum(max(0.0, min(end, b) - max(start, a)) for a, b in self.pauses) * 1e3
 
 
+def lateness(
+    stalls: Sequence[tuple[float, float]], all_asked_at: float
+) -> tuple[dict[str, float], tuple[float, float]]:
+    """How late a timer of every `PROBE_S` was called, in seconds.
+
+    Args:
+        stalls: when it was due, and when it was called; at least two once all are under way.
+        all_asked_at: when the last episode had asked for its first answer.
+
+    Returns:
+        The longest at the start (0 where it was over before a timer was due: nobody would have waited); median, 99th
+        percentile and longest once all are under way; and the longest stall itself.
+    """
+    under_way = [(due, called) for due, called in stalls if called > all_asked_at + PROBE_S]
+    # A caller that comes within a stall waits for the rest of it.
+    late = [called - due - n * PROBE_S for due, called in under_way for n in range(1 + int((called - due) / PROBE_S))]
+    longest = max(under_way, key=lambda stall: stall[1] - stall[0])
+    return {
+        "start": max((called - due for due, called in stalls if due < all_asked_at), default=0.0),
+        "p50": statistics.median(late), "p99": statistics.quantiles(late, n=100)[98], "max": longest[1] - longest[0],
+    }, longest  # fmt: skip
+
+
 class Bench:
-    """The three loops over one configuration."""
+    """The four loops over one configuration."""
 
     def __init__(self) -> None:
         self.tokenizer = make_tokenizer()
@@ -265,19 +288,11 @@ class Bench:
             seconds = time.perf_counter() - started
             ended.set()
             await watching
-        under_way = [(due, called) for due, called in stalls if called > all_asked_at + PROBE_S]
-        # A caller that comes within a stall waits for the rest of it.
-        late = [
-            called - due - n * PROBE_S for due, called in under_way for n in range(1 + int((called - due) / PROBE_S))
-        ]
-        longest = max(under_way, key=lambda stall: stall[1] - stall[0])
-        # No timer was due where the start took less than the first one's time: nobody would have waited.
-        start = max((called - due for due, called in stalls if due < all_asked_at), default=0.0)
+        found, longest = lateness(stalls, all_asked_at)
         return {
-            "start": start * 1e3,
-            "p50": statistics.median(late) * 1e3, "p99": statistics.quantiles(late, n=100)[98] * 1e3,
-            "max": (longest[1] - longest[0]) * 1e3, "collector_in_max": collector.within_ms(*longest),
-            "collector_longest": collector.longest_ms(), "seconds": seconds,
+            **{name: seconds_late * 1e3 for name, seconds_late in found.items()},
+            "collector_in_max": collector.within_ms(*longest), "collector_longest": collector.longest_ms(),
+            "seconds": seconds,
         }  # fmt: skip
 
     async def bytes_per_episode(self, name: str, tokens: int, at_once: int) -> dict[str, float]:
