@@ -28,7 +28,7 @@ $(STAMP):
 quickstart: setup ## train a tiny model with multi-attempt PPO and show what it learned (minutes, no GPU needed)
 	@$(RUN) bash examples/tiny_math/quickstart.sh $(ARGS)
 
-compare: setup ## single- against multi-attempt training in miniature, 3 seeds (an hour on 2 cores; ARGS=--quick: 1 seed)
+compare: setup ## single- against multi-attempt training in miniature, 3 seeds (45 minutes on 2 cores; ARGS=--quick: 1 seed)
 	@$(RUN) bash recipes/compare_tiny.sh $(ARGS)
 
 test: setup lint types unit e2e ## everything: lint, types, unit and adapter tests, then the real pipeline

@@ -9,7 +9,7 @@
 # from a warm start without dialogues that ask to repeat an answer. Then the figures and report.md. Stages that are
 # finished are skipped: run it again after an interruption.
 #
-# Settings: OUT (outputs/compare_tiny)  SEEDS ("1 2 3")  STEPS (60)  EPISODES (128 a step)  QUESTIONS (1000 held out)
+# Settings: OUT (outputs/compare_tiny)  SEEDS ("1 2 3")  STEPS (45)  EPISODES (128 a step)  QUESTIONS (1000 held out)
 #   JOBS (2: so many seeds at a time, each with its share of the cores; 8 GiB of memory each)
 # Hardware, time, expected figures: recipes/README.md.
 set -euo pipefail
@@ -21,7 +21,7 @@ case "${1:-}" in
   *) echo "compare_tiny.sh: the argument must be --quick or absent; got '$1'" >&2; exit 2 ;;
 esac
 OUT=${OUT:-outputs/compare_tiny} SEEDS=${SEEDS:-$seeds} QUESTIONS=${QUESTIONS:-1000} JOBS=${JOBS:-2}
-export STEPS=${STEPS:-60} EPISODES=${EPISODES:-128}
+export STEPS=${STEPS:-45} EPISODES=${EPISODES:-128}
 for name in QUESTIONS JOBS STEPS EPISODES; do
   if ! [[ ${!name} =~ ^[1-9][0-9]*$ ]]; then
     echo "compare_tiny.sh: $name must be a number of at least 1; got '${!name}'" >&2

@@ -19,6 +19,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 from vllm import LLM, SamplingParams
 
+from verl_multiattempt.cpu.weight_socket import node_socket
+
+NODE = "7e9d0000111122223333444455556666777788889999aaaabbbbcccc"
 PROMPT = [5, 17, 42, 8, 60, 33, 2, 71]
 
 
@@ -73,13 +76,13 @@ def main(folder: Path, tied: bool) -> dict[str, object]:
     def sync(weights: dict[str, torch.Tensor]) -> str:
         """Send ``weights`` in several buckets; returns vLLM's error, "" for none, and joins the sender."""
         handle = f"ipc:///tmp/rl-colocate-zmq-{os.environ['VERL_RAY_JOB_ID']}-replica-0-rank-0.sock"
-        sender = BucketedWeightSender(zmq_handle=handle, bucket_size_mb=1, use_shm=True)
+        sender = BucketedWeightSender(zmq_handle=node_socket(handle, NODE), bucket_size_mb=1, use_shm=True)
         sender.bucket_size = 256 << 10  # several buckets
         thread = threading.Thread(target=lambda: asyncio.run(sender.async_send_weights(iter(weights.items()))))
         thread.start()
         error = ""
         try:
-            engine.collective_rpc("update_weights_from_ipc", kwargs={"use_shm": True})
+            engine.collective_rpc("update_weights_from_ipc", kwargs={"use_shm": True, "node": NODE})
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
         thread.join(timeout=20)

@@ -61,6 +61,15 @@ def test_process_group_patch_is_in_place_where_workers_look() -> None:
     assert engine_workers.initialize_global_process_group_ray.__wrapped__.__module__ == "verl.utils.distributed"
 
 
+def test_sockets_of_weight_syncs_are_still_told_apart_by_the_job_alone() -> None:
+    """Then `node_socket` is needed: a cluster of its own gives every training the same job id."""
+    address = "/tmp/rl-colocate-zmq-{job_id}-replica-"
+    for name in ("vllm_rollout:ServerAdapter.__init__", "utils:vLLMColocateWorkerExtension._get_zmq_handle"):
+        assert address in source(f"verl.workers.rollout.vllm_rollout.{name}")
+    for name in ("vllm_rollout:ServerAdapter.__init__", "vllm_async_server:vLLMHttpServer.__init__"):
+        assert "ray.get_runtime_context().get_job_id()" in source(f"verl.workers.rollout.vllm_rollout.{name}")
+
+
 def test_value_head_loading_still_asks_for_flash_attention() -> None:
     assert source("verl.utils.model:load_valuehead_model").count('attn_implementation="flash_attention_2"') == 2
 

@@ -103,3 +103,55 @@ def test_dead_engine_is_noticed_though_its_call_never_ends(stage: str, tmp_path:
     with pytest.raises(ray.exceptions.RayTaskError, match="engine is dead"):
         asyncio.run(waiting)
     ray.cancel(receiver.call, force=True)
+
+
+VERLS_ADDRESS = "ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock"
+
+
+@pytest.mark.verl
+@pytest.mark.timeout(60)
+def test_two_trainings_at_once_get_each_their_own_weights() -> None:
+    """As in two Ray clusters of one host, in which both trainings are job 01000000."""
+    import asyncio
+    import secrets
+    import threading
+
+    import torch
+    from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver, BucketedWeightSender
+
+    from verl_multiattempt.cpu.weight_socket import node_socket
+
+    got: dict[float, list[float]] = {1.0: [], 2.0: []}
+
+    def receive(address: str, number: float) -> None:
+        receiver = BucketedWeightReceiver(zmq_handle=address, device=torch.device("cpu"), use_shm=True)
+        receiver.receive_weights(lambda bucket, _: got[number].extend(float(tensor[0]) for _, tensor in bucket))
+
+    async def send(address: str, number: float) -> None:
+        sender = BucketedWeightSender(zmq_handle=address, bucket_size_mb=1, use_shm=True)
+        await sender.async_send_weights(iter([("weight", torch.full((3,), number))]))
+
+    threads = []
+    for number in got:
+        address = node_socket(VERLS_ADDRESS, secrets.token_hex(28))
+        threads += [
+            threading.Thread(target=receive, args=(address, number), daemon=True),
+            threading.Thread(target=lambda address, number: asyncio.run(send(address, number)), args=(address, number),
+                             daemon=True),
+        ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert got == {1.0: [1.0], 2.0: [2.0]}
+
+
+@pytest.mark.verl
+def test_address_of_a_sync_fits_into_a_socket_and_is_not_made_of_another_one() -> None:
+    from verl_multiattempt.cpu.weight_socket import node_socket
+
+    address = node_socket(VERLS_ADDRESS.replace("01000000", "ffffffff").replace("-0-", "-127-"), "ab" * 28)
+    assert address == "ipc:///tmp/rl-colocate-zmq-abababababababab-ffffffff-replica-127-rank-0.sock"
+    assert len(address.removeprefix("ipc://")) <= 107
+    with pytest.raises(ValueError, match=r"must have verl's name.*; got 'ipc:///tmp/other.sock'"):
+        node_socket("ipc:///tmp/other.sock", "ab" * 28)

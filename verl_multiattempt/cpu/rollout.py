@@ -12,6 +12,8 @@ from vllm.config import set_current_vllm_config
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from verl_multiattempt.cpu.weight_socket import node_socket
+
 # vLLM warns at every sync about layers without weights in a checkpoint (RotaryEmbedding); `_load` checks completeness.
 logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(
     lambda record: "Failed to load weights" not in str(record.msg)
@@ -30,12 +32,23 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
     """
 
     def update_weights_from_ipc(
-        self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
+        self,
+        peft_config: dict[str, Any] | None = None,
+        base_sync_done: bool = False,
+        use_shm: bool = False,
+        *,
+        node: str,
     ) -> None:
         """Take over the trainer's weights.
 
         Every bucket is received and acknowledged before a weight is loaded, so that the trainer is not left waiting
         for an acknowledgement when loading fails.
+
+        Args:
+            peft_config: as verl's.
+            base_sync_done: as verl's.
+            use_shm: as verl's.
+            node: the trainer's Ray node (see `node_socket`).
 
         Raises:
             RuntimeError: The weights are not all there, or not what the model needs.
@@ -47,7 +60,7 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
             weights.update((name, tensor.clone()) for name, tensor in bucket)
 
         receiver = BucketedWeightReceiver(
-            zmq_handle=self._get_zmq_handle(), device=torch.device("cpu"), use_shm=use_shm
+            zmq_handle=node_socket(self._get_zmq_handle(), node), device=torch.device("cpu"), use_shm=use_shm
         )
         receiver.receive_weights(on_bucket_received=keep)
         if peft_config and base_sync_done:

@@ -12,6 +12,8 @@ import zmq
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
 
+from verl_multiattempt.cpu.weight_socket import node_socket
+
 POLL_MS = 500
 """How often a waiting sender looks whether vLLM is still at it; costs nothing while messages flow."""
 
@@ -119,11 +121,12 @@ class CpuServerAdapter(ServerAdapter):
         """
         if wire_format != "named_tensors":
             raise ValueError(f"wire_format must be 'named_tensors' on CPU; got {wire_format!r}")
+        node = ray.get_runtime_context().get_node_id()
         call = await self._execute_method(
-            "update_weights_from_ipc", non_block=True, kwargs={**kwargs, "use_shm": self.use_shm}
+            "update_weights_from_ipc", non_block=True, kwargs={**kwargs, "use_shm": self.use_shm, "node": node}
         )
         sender = _WatchedSender(
-            zmq_handle=self.zmq_handle,
+            zmq_handle=node_socket(self.zmq_handle, node),
             bucket_size_mb=self.config.checkpoint_engine.update_weights_bucket_megabytes,
             use_shm=self.use_shm,
         )
