@@ -360,13 +360,13 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     print(f"longest pause of the garbage collector in these, milliseconds: {pauses}")
 
-    print("\nmemory of an open episode, kB: held before its last answer, and at its peak")
-    header(f"{args.memory_episodes} of tokens")
-    figures["bytes_per_episode"] = {}
+    print(f"\nmemory of an open episode, kB: held before its last answer, and at its peak; {args.memory_episodes} at a "
+          f"time by an attempt's tokens, then with {args.tokens} tokens by episodes at a time")  # fmt: skip
+    header("tokens")
+    figures["bytes_by_tokens"] = {}
     for tokens in args.memory_tokens:
         used = {name: await bench.bytes_per_episode(name, tokens, args.memory_episodes) for name in LOOPS}
-        figures["bytes_per_episode"][tokens] = {name: one["peak"] for name, one in used.items()}
-        figures.setdefault("bytes_held", {})[tokens] = {name: one["held"] for name, one in used.items()}
+        figures["bytes_by_tokens"][tokens] = used
         memory_row(tokens, used)
     header("at a time")
     figures["bytes_by_episodes"] = {}
@@ -406,10 +406,11 @@ def late_cell(late: dict[str, float]) -> str:
 def goals(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Print whether each goal is met; returns them."""
 
-    def own(table: str) -> dict[int, float]:
+    def own(table: str) -> dict[int, Any]:
         return {size: row["multiattempt"] for size, row in figures[table].items()}
 
-    cpu, by_tokens, memory = own("cpu_us_per_turn"), own("cpu_us_by_tokens"), own("bytes_per_episode")
+    cpu, by_tokens = own("cpu_us_per_turn"), own("cpu_us_by_tokens")
+    memory = {tokens: used["peak"] for tokens, used in own("bytes_by_tokens").items()}
     ratio = max(row["multiattempt"] / row["tool"] for row in figures["cpu_us_per_turn"].values())
     found = [("an attempt's CPU time : that of ToolAgentLoop's turn, the worst", ratio, 1.0)]
     at = max((size for size in figures["late_ms"] if size <= STALL_GOAL_AT), default=min(figures["late_ms"]))

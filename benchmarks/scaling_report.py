@@ -86,23 +86,20 @@ def report_simulation(simulation: dict[str, Any]) -> None:
     rows = [[name, f"{value:,}", f"{messages.get(name, 0):,.0f}"] for name, value in expected.items()]
     rows += [[name, "", f"{value:,.0f}"] for name, value in messages.items() if name not in expected and value]
     table(("messages", "predicted", "counted"), rows)
-    rows = []
-    for kind, seconds in s["predicted_s"].items():
-        measured, resting = s["cpu_s"][kind], s["idle_cores"][kind] * s["seconds"]
-        ratio = f"{(measured - resting) / seconds:.2f}"
-        rows.append([kind, f"{seconds:.1f}", f"{resting:.1f}", f"{measured:.1f}", ratio])
+    rows = [
+        [kind, f"{seconds:.1f}", f"{s['idle_cores'][kind] * s['seconds']:.1f}", f"{s['cpu_s'][kind]:.1f}",
+         f"{factor_of(s, kind):.2f}"]
+        for kind, seconds in s["predicted_s"].items()
+    ]  # fmt: skip
     table(("CPU seconds", "predicted", "at rest, for as long", "measured", "(measured - at rest) / predicted"), rows)
     rows = [[kind, str(count), f"{mib:,.0f}"] for kind, (count, mib) in s["memory_mib"].items()]
     table(("memory", "processes", "MiB each (PSS)"), rows)
 
 
-def factors_of(simulation: dict[str, Any]) -> dict[str, float]:
-    """By kind of process, the CPU time that the simulation took above its rest by what the single costs add up to."""
+def factor_of(simulation: dict[str, Any], kind: str) -> float:
+    """The CPU time that a kind of process took above its rest, by what the single costs add up to; 0 at least."""
     s = simulation
-    return {
-        kind: max(0.0, s["cpu_s"][kind] - s["idle_cores"][kind] * s["seconds"]) / s["predicted_s"][kind]
-        for kind in KINDS
-    }
+    return max(0.0, s["cpu_s"][kind] - s["idle_cores"][kind] * s["seconds"]) / float(s["predicted_s"][kind])
 
 
 def report(
@@ -131,7 +128,10 @@ def report(
         ["tokens read again for one generated", *(f"{read_again(load, r['open_episodes']):.1f}" for _, r, _ in sizes)],
     ]
     table(header, rows)
-    single, simulated = dict(full_at(load, costs)), dict(full_at(load, scaled(costs, factors_of(simulation))))
+    single, simulated = (
+        dict(full_at(load, costs)),
+        dict(full_at(load, scaled(costs, {kind: factor_of(simulation, kind) for kind in KINDS}))),
+    )
     table(("what is full, with verl's defaults", "at nodes, by single costs", "by the simulation's"),
           [[name, f"{size:,.1f}", f"{simulated[name]:,.1f}"] for name, size in single.items()])  # fmt: skip
     return {

@@ -2,7 +2,7 @@
 
     python recipes/compare_tiny_report.py --out outputs/compare_tiny --seeds 1 2 3 --seconds 2400
 
-Reads ``OUT/seed-<seed>/evaluation/<arm>-<mode>`` and the arms' ``metrics.jsonl``; writes ``OUT/report.md`` and
+Reads ``OUT/seed-<seed>/evaluation/<arm>`` and the arms' ``metrics.jsonl`` and ``config.yaml``; writes ``OUT/report.md`` and
 ``OUT/figures``. What the report concludes depends on what was measured.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "tiny_math"))
 from compare_tiny_results import ATTEMPTS, Estimate, Results, Retry, fixed_order_accuracy, share_of_commonest
@@ -192,6 +193,8 @@ def introduction(out: Path, seeds: Sequence[int], questions: int, seconds: int) 
     """How the report was made."""
     settings = dict(item.split("=") for item in (out / "settings").read_text().split())
     steps, episodes = int(settings["STEPS"]), int(settings["EPISODES"])
+    config = OmegaConf.load(out / f"seed-{seeds[0]}" / "single" / "config.yaml")
+    epochs, alone = OmegaConf.select(config, "critic.ppo_epochs"), OmegaConf.select(config, "trainer.critic_warmup")
     interval = (
         "Intervals are Student's 95 % intervals over seeds (± their half width)." if len(seeds) > 1 else
         "One seed: no intervals."
@@ -200,8 +203,8 @@ def introduction(out: Path, seeds: Sequence[int], questions: int, seconds: int) 
         f"Made by `recipes/compare_tiny.sh` (commit `{settings['COMMIT']}`) in {seconds / 60:.0f} minutes on "
         f"{os.cpu_count()} CPU cores, no accelerator, Python {platform.python_version()}. {len(seeds)} "
         f"seed{'s' if len(seeds) > 1 else ''}: {', '.join(map(str, seeds))}. In each, both arms start from the same "
-        f"warm start and train with PPO and a critic on {steps * episodes:,} episodes ({steps} steps; in the first 5 "
-        f"the critic alone). Evaluation: {questions:,} held-out questions, a run for each number of allowed attempts. "
+        f"warm start and train with PPO and a critic on {steps * episodes:,} episodes ({steps} steps of {epochs} "
+        f"passes, in the first {alone} the critic alone). Evaluation: {questions:,} held-out questions, a run for each number of allowed attempts. "
         + interval
     )
 

@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     names = [f"temperature-{str(settings.temperature).removesuffix('.0')}" for settings in every]
     folders = [out / name for name in names] if len(every) > 1 else [out]
     return evaluate_in_turn(
-        list(zip(every, folders, strict=True)), lambda made: make_engine(made, out / "model"), data_folder=out / "data"
+        list(zip(every, folders, strict=True)),
+        lambda made: make_engine(made, out / "model"),
+        common=out if len(every) > 1 else None,
     )
 
 
@@ -77,14 +79,14 @@ def evaluate(settings: EvaluationSettings, out: str | Path, engine_for: Callable
 def evaluate_in_turn(
     parts: Sequence[tuple[EvaluationSettings, Path]],
     engine_for: Callable[[EvaluationSettings], Engine],
-    data_folder: Path | None = None,
+    common: Path | None = None,
 ) -> int:
     """Run several evaluations, one after the other, with an engine that is started once.
 
     Args:
         parts: settings and output directory of each; they differ in how the model is sampled.
         engine_for: as for `evaluate`; given the first settings.
-        data_folder: where benchmarks that are given by name are made; None: in the first output directory.
+        common: folder for what they share: benchmarks that are given by name; None: the first output directory.
 
     Returns:
         The exit status, as `run`.
@@ -94,7 +96,7 @@ def evaluate_in_turn(
     """
     with contextlib.ExitStack() as locks:
         folders = []
-        for _, out in parts:
+        for out in (*([common] if common else ()), *(out for _, out in parts)):
             folder, lock = open_output(out)
             locks.enter_context(lock)
             folders.append(folder)
@@ -103,17 +105,17 @@ def evaluate_in_turn(
             from verl_multiattempt.verifier import check_verifier
 
             check_verifier(first.task.verifier)
-            files = data_files(first.data, data_folder or folders[0] / "data")
+            files = data_files(first.data, folders[0] / "data")
             questions = Questions(files, first.limit)
             loaded = loaded_identity(first, files)
         except ValueError as error:
             raise UsageError(of_option(str(error))) from error
         prepared = []
-        for (settings, _), folder in zip(parts, folders, strict=True):
-            part = _Part(settings, folder, questions, [], {**settings.to_json(), **loaded})
-            claim_settings(folder, part.identified)
-            part.logs = [RunLog(folder, planned, questions) for planned in plan_runs(settings)]
-            prepared.append(part)
+        for (settings, _), folder in zip(parts, folders[-len(parts) :], strict=True):
+            identified = {**settings.to_json(), **loaded}
+            claim_settings(folder, identified)
+            logs = [RunLog(folder, planned, questions) for planned in plan_runs(settings)]
+            prepared.append(_Part(settings, folder, questions, logs, identified))
         return _carry_out(prepared, engine_for)
 
 
@@ -184,7 +186,7 @@ def _show_results(part: _Part, engine: Engine, temperature: str) -> None:
     path = part.folder / RESULTS_NAME
     write_json(path, results)
     if temperature:
-        print(temperature.strip())
+        print(f"{temperature.strip()}:")
     print(results_table(results))
     _say(f"written to {path}; read the episodes with: multiattempt view {part.folder / part.logs[0].run.name}")
     _warn_of_undecided(results)
