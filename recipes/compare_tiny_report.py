@@ -2,8 +2,8 @@
 
     python recipes/compare_tiny_report.py --out outputs/compare_tiny --seeds 1 2 3 --seconds 2400
 
-Reads ``OUT/seed-<seed>/evaluation/<arm>`` and the arms' ``metrics.jsonl`` and ``config.yaml``; writes ``OUT/report.md`` and
-``OUT/figures``. What the report concludes depends on what was measured.
+Reads ``OUT/seed-<seed>/evaluation/<arm>`` and the arms' ``metrics.jsonl`` and ``config.yaml``; writes ``OUT/report.md``
+and ``OUT/figures``. What the report concludes depends on what was measured.
 """
 
 from __future__ import annotations
@@ -204,8 +204,8 @@ def introduction(out: Path, seeds: Sequence[int], questions: int, seconds: int) 
         f"{os.cpu_count()} CPU cores, no accelerator, Python {platform.python_version()}. {len(seeds)} "
         f"seed{'s' if len(seeds) > 1 else ''}: {', '.join(map(str, seeds))}. In each, both arms start from the same "
         f"warm start and train with PPO and a critic on {steps * episodes:,} episodes ({steps} steps of {epochs} "
-        f"passes, in the first {alone} the critic alone). Evaluation: {questions:,} held-out questions, a run for each number of allowed attempts. "
-        + interval
+        f"passes, in the first {alone} the critic alone). Evaluation: {questions:,} held-out questions, a run for each "
+        "number of allowed attempts. " + interval
     )
 
 
