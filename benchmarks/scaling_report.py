@@ -97,9 +97,9 @@ def report_simulation(simulation: dict[str, Any]) -> None:
 
 
 def factor_of(simulation: dict[str, Any], kind: str) -> float:
-    """The CPU time that a kind of process took above its rest, by what the single costs add up to; 0 at least."""
+    """The CPU time that a kind of process took above its rest, by what the single costs add up to."""
     s = simulation
-    return max(0.0, s["cpu_s"][kind] - s["idle_cores"][kind] * s["seconds"]) / float(s["predicted_s"][kind])
+    return float((s["cpu_s"][kind] - s["idle_cores"][kind] * s["seconds"]) / s["predicted_s"][kind])
 
 
 def report(
@@ -130,7 +130,7 @@ def report(
     table(header, rows)
     single, simulated = (
         dict(full_at(load, costs)),
-        dict(full_at(load, scaled(costs, {kind: factor_of(simulation, kind) for kind in KINDS}))),
+        dict(full_at(load, scaled(costs, {kind: max(0.0, factor_of(simulation, kind)) for kind in KINDS}))),
     )
     table(("what is full, with verl's defaults", "at nodes, by single costs", "by the simulation's"),
           [[name, f"{size:,.1f}", f"{simulated[name]:,.1f}"] for name, size in single.items()])  # fmt: skip

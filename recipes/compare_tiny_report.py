@@ -194,7 +194,10 @@ def introduction(out: Path, seeds: Sequence[int], questions: int, seconds: int) 
     settings = dict(item.split("=") for item in (out / "settings").read_text().split())
     steps, episodes = int(settings["STEPS"]), int(settings["EPISODES"])
     config = OmegaConf.load(out / f"seed-{seeds[0]}" / "single" / "config.yaml")
-    epochs, alone = OmegaConf.select(config, "critic.ppo_epochs"), OmegaConf.select(config, "trainer.critic_warmup")
+    epochs = OmegaConf.select(config, "critic.ppo_epochs")
+    alone = max(
+        0, OmegaConf.select(config, "trainer.critic_warmup") - 1
+    )  # steps count from 1, and that one is the actor's
     interval = (
         "Intervals are Student's 95 % intervals over seeds (± their half width)." if len(seeds) > 1 else
         "One seed: no intervals."

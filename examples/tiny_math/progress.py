@@ -3,7 +3,7 @@
     python examples/tiny_math/progress.py --log train.log --metrics metrics.jsonl --steps 60 -- COMMAND ...
 
 ``metrics.jsonl`` is what verl's logger ``file`` writes. Ends with the command's exit status; where that is not 0, with
-the end of the log.
+the end of the log. SIGTERM ends the command, too.
 """
 
 import argparse

@@ -80,7 +80,7 @@ class ForgetfulEngine(ScriptedEngine):
     """Keeps no opening and no conversation, as the real engines do."""
 
     async def start(self, openings: Iterable[list[Message]] = (), *, max_tokens: int | None = None) -> None:
-        self.started = all(openings)
+        self.starts += all(openings)
 
     def open(self, *, seed: int, request_id: str, sampling: Sampling) -> Conversation:
         return Conversation(engine=self, seed=seed, request_id=request_id, sampling=sampling)

@@ -21,6 +21,7 @@ from verl_multiattempt.chat.attempt_generator import EpisodeError
 from verl_multiattempt.cli_errors import CommandError, UsageError
 from verl_multiattempt.evaluation.command import evaluate, evaluate_in_turn
 from verl_multiattempt.evaluation.engine import EngineError
+from verl_multiattempt.evaluation.output import open_output
 from verl_multiattempt.evaluation.runner import MAX_FAILURES_IN_A_ROW
 from verl_multiattempt.evaluation.settings import EvaluationSettings
 from verl_multiattempt.metrics import episode_metrics
@@ -230,6 +231,35 @@ def test_several_that_are_interrupted_go_on_where_they_were(
     assert len(engine.conversations) == 2 * QUESTIONS - int(count)
     for _, folder in parts:
         assert len(list(read_episodes(folder / "nested-4"))) == QUESTIONS
+
+
+def test_what_has_ended_is_written_when_a_later_one_cannot_go_on(data: Path, tmp_path: Path) -> None:
+    def die(conversation: Conversation, call: int) -> None:
+        if conversation.sampling.temperature == 1.0:
+            raise EngineError("the engine died")
+
+    parts = [(settings_for(data, temperature=temperature), tmp_path / str(temperature)) for temperature in (0.5, 1.0)]
+    with pytest.raises(CommandError, match="the engine died"):
+        evaluate_in_turn(parts, lambda _: ScriptedEngine(on_call=die))
+    assert results_of(tmp_path / "0.5")["curves"]["nested"]
+    assert not (tmp_path / "1.0" / "results.json").exists()
+
+
+def test_several_share_a_folder_for_benchmarks_and_hold_it(tmp_path: Path) -> None:
+    common = tmp_path / "out"
+    (common / "data").mkdir(parents=True)
+    write_questions(common / "data" / "gsm8k.parquet", [question_row(i) for i in range(4)])
+    every = [settings_for(Path("gsm8k"), temperature=temperature) for temperature in (0.5, 1.0)]
+    parts = [(settings, common / f"temperature-{settings.temperature}") for settings in every]
+
+    def engine_for(settings: EvaluationSettings) -> ScriptedEngine:
+        with pytest.raises(CommandError, match="another process is evaluating into"):
+            open_output(common)
+        return ScriptedEngine()
+
+    assert evaluate_in_turn(parts, engine_for, common) == 0
+    assert all(len(list(read_episodes(folder / "nested-4"))) == 4 for _, folder in parts)
+    open_output(common)[1].close()
 
 
 def test_failures_of_several_are_told_together(data: Path, tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -261,3 +265,17 @@ def test_comparison_refuses_different_allowances() -> None:
 def test_make_refuses_counts_that_cannot_work(arguments: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         make.main(["--out", str(tmp_path), *arguments])
+
+
+def test_progress_that_is_ended_ends_its_command(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+    arguments = ["--log", str(log), "--metrics", str(tmp_path / "metrics.jsonl"), "--steps", "1", "--", *command]
+    with subprocess.Popen([sys.executable, str(EXAMPLE / "progress.py"), *arguments]) as progress:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().strip()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        progress.terminate()
+        assert progress.wait(60) == 128 + signal.SIGTERM
+    assert not psutil.pid_exists(int(log.read_text()))

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="the k of accuracy@k (default: 1 2 3 4 5)")  # fmt: skip
     how.add_argument("--controls", nargs="+", default=[], choices=CONTROLS, help="default: none")
     how.add_argument("--temperature", type=float, nargs="+", default=[0.0], metavar="T",
-                     help="default: 0, greedy; several are run in turn, each in OUT/temperature-T")  # fmt: skip
+                     help="default: 0, greedy; several, run in turn, have each a folder OUT/temperature-T")  # fmt: skip
     how.add_argument("--top-p", type=float, default=1.0, help="default: 1")
     how.add_argument("--samples", type=int, default=1, metavar="N", help="episodes for each question (default: 1)")
     how.add_argument("--seed", type=int, default=0, help="default: 0")

@@ -152,17 +152,21 @@ def _carry_out(parts: Sequence[_Part], engine_for: Callable[[EvaluationSettings]
              f"{', '.join(log.run.name for log in part.logs)}{_temperature(part, parts)}"
              + (f", of which {total - runner.num_left:,} are done" if runner.num_left < total else ""))  # fmt: skip
     total = sum(runner.num_episodes for runner in runners)
+    end: Exception | None = None
     try:
         run_interruptible(run_in_turn(runners, engine))
-    except Interrupted as error:
+    except (Interrupted, EngineError, CommandError) as error:
+        end = error
+    for part, runner in zip(parts, runners, strict=True):
+        if end is None or not runner.num_left:
+            _show_results(part, engine, _temperature(part, parts))
+    if isinstance(end, Interrupted):
         done = total - sum(runner.num_left for runner in runners)
         folders = ", ".join(str(part.folder) for part in parts)
         _say(f"interrupted: {done:,} of {total:,} episodes are in {folders}; the same command goes on from there")
-        return 130 if error.number == signal.SIGINT else 1
-    except EngineError as error:
-        raise CommandError(str(error)) from error
-    for part in parts:
-        _show_results(part, engine, _temperature(part, parts))
+        return 130 if end.number == signal.SIGINT else 1
+    if end is not None:
+        raise CommandError(str(end)) from end
     if num_failed := sum(runner.num_failed for runner in runners):
         last = next(runner.last_failure for runner in reversed(runners) if runner.num_failed)
         raise CommandError(

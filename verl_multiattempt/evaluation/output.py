@@ -8,6 +8,8 @@
     OUT/<run>/episodes-<host>-<pid>-000000.jsonl   the episode log of a run (`verl_multiattempt.record`)
     OUT/<run>/failures.jsonl                       episodes that failed, and why; a further call tries them again
     OUT/results.json                               the figures, made of the logs alone
+
+Of several temperatures, each has all but ``data`` and ``model`` in ``OUT/temperature-<T>``.
 """
 
 from __future__ import annotations
