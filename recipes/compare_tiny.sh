@@ -10,6 +10,7 @@
 # finished are skipped: run it again after an interruption.
 #
 # Settings: OUT (outputs/compare_tiny)  SEEDS ("1 2 3")  STEPS (32)  EPISODES (128 a step)  QUESTIONS (1000 held out)
+#   OVERRIDES (none: Hydra overrides of all trainings, such as "algorithm.lam=0.95")
 #   JOBS (2: so many seeds at a time, each with its share of the cores; 8 GiB of memory each)
 # Hardware, time, expected figures: recipes/README.md.
 set -euo pipefail
@@ -21,6 +22,7 @@ case "${1:-}" in
   *) echo "compare_tiny.sh: the argument must be --quick or absent; got '$1'" >&2; exit 2 ;;
 esac
 OUT=${OUT:-outputs/compare_tiny} SEEDS=${SEEDS:-$seeds} QUESTIONS=${QUESTIONS:-1000} JOBS=${JOBS:-2}
+OVERRIDES=${OVERRIDES:-}
 export STEPS=${STEPS:-32} EPISODES=${EPISODES:-128}
 for name in QUESTIONS JOBS STEPS EPISODES; do
   if ! [[ ${!name} =~ ^[1-9][0-9]*$ ]]; then
@@ -38,7 +40,7 @@ first=${SEEDS%% *}
 
 # One run, one state of the code: stages of two would not go together.
 commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
-settings="STEPS=$STEPS EPISODES=$EPISODES QUESTIONS=$QUESTIONS COMMIT=$commit"
+settings="STEPS=$STEPS EPISODES=$EPISODES QUESTIONS=$QUESTIONS${OVERRIDES:+ OVERRIDES=${OVERRIDES// /,}} COMMIT=$commit"
 exec 9>"$OUT/.lock"
 if ! flock -n 9; then
   echo "compare_tiny.sh: OUT must not be in use by another call; got $OUT. Wait for that one, or choose another OUT." >&2
@@ -80,7 +82,7 @@ evaluate() {
 # episodes of a step learn as much in half of the example's steps, and a pass is cheap beside sampling them.
 train() {
   set -- "$@" actor_rollout_ref.actor.ppo_epochs=2 trainer.critic_warmup=3 \
-    actor_rollout_ref.actor.optim.lr_warmup_steps=6
+    actor_rollout_ref.actor.optim.lr_warmup_steps=6 $OVERRIDES
   mkdir -p "$3" && COMPOSE=1 $tiny/train.sh "$@" >"$3/config.yaml" && $tiny/train.sh "$@"
 }
 

@@ -91,10 +91,15 @@ class Results:
         first, both = (self.values(f"accuracy@{k}", arm, mode, 2) for k in (1, 2))
         return [b - a for a, b in zip(first, both, strict=True)]
 
-    def allowances(self, arm: str, mode: str) -> list[float]:
-        """Accuracy of the runs that allow two attempts less that of those that allow one, one value a seed."""
-        one, two = (self.values("accuracy", arm, mode, k) for k in (1, 2))
-        return [b - a for a, b in zip(one, two, strict=True)]
+    def allowances(self, arm: str, mode: str, k: int = 2) -> list[float]:
+        """Accuracy of the runs that allow k attempts less that of those that allow one, one value a seed."""
+        one, several = (self.values("accuracy", arm, mode, allowed) for allowed in (1, k))
+        return [b - a for a, b in zip(one, several, strict=True)]
+
+    def allowance_difference(self, mode: str, k: int) -> Estimate:
+        """`allowances` of `multi` less those of `single`."""
+        single, multi = (self.allowances(arm, mode, k) for arm in ("single", "multi"))
+        return Estimate.of([b - a for a, b in zip(single, multi, strict=True)])
 
     def retries(self, seed: int, arm: str, mode: str, k: int) -> Counter[Retry]:
         """How often which second answer followed which wrong first one in the run that allows k attempts."""
