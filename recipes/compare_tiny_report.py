@@ -224,8 +224,8 @@ def introduction(out: Path, seeds: Sequence[int], questions: int, seconds: int) 
         f"{os.cpu_count()} CPU cores, no accelerator, Python {platform.python_version()}. {len(seeds)} "
         f"seed{'s' if len(seeds) > 1 else ''}: {', '.join(map(str, seeds))}. In each, both arms start from the same "
         f"warm start and train with PPO and a critic on {steps * episodes:,} episodes ({steps} steps of {epochs} "
-        f"pass{'es' if epochs > 1 else ''}, in the first {alone} the critic alone). Evaluation: {questions:,} held-out questions, a run for each "
-        "number of allowed attempts. " + interval
+        f"pass{'es' if epochs > 1 else ''}, in the first {alone} the critic alone). "
+        f"Evaluation: {questions:,} held-out questions, a run for each number of allowed attempts. " + interval
     )
 
 
