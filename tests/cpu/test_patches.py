@@ -1,8 +1,9 @@
 """Fail when upstream code that the CPU stack replaces or copies has changed, or no longer needs it."""
 
 import hashlib
-import importlib
+import importlib.util
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -63,11 +64,17 @@ def test_process_group_patch_is_in_place_where_workers_look() -> None:
 
 def test_sockets_of_weight_syncs_are_still_told_apart_by_the_job_alone() -> None:
     """Then `node_socket` is needed: a cluster of its own gives every training the same job id."""
+    package = "verl.workers.rollout.vllm_rollout."
     address = "/tmp/rl-colocate-zmq-{job_id}-replica-"
-    for name in ("vllm_rollout:ServerAdapter.__init__", "utils:vLLMColocateWorkerExtension._get_zmq_handle"):
-        assert address in source(f"verl.workers.rollout.vllm_rollout.{name}")
-    for name in ("vllm_rollout:ServerAdapter.__init__", "vllm_async_server:vLLMHttpServer.__init__"):
-        assert "ray.get_runtime_context().get_job_id()" in source(f"verl.workers.rollout.vllm_rollout.{name}")
+    adapter = source(f"{package}vllm_rollout:ServerAdapter.__init__")
+    assert address in adapter
+    assert address in source(f"{package}utils:vLLMColocateWorkerExtension._get_zmq_handle")
+    # Read, not imported: its import sets the level of the root logger, for all tests that come later.
+    server = importlib.util.find_spec(f"{package}vllm_async_server")
+    assert server is not None
+    assert server.origin is not None
+    for text in (adapter, Path(server.origin).read_text()):
+        assert "ray.get_runtime_context().get_job_id()" in text
 
 
 def test_value_head_loading_still_asks_for_flash_attention() -> None:
