@@ -61,8 +61,15 @@ def tree_memory_kb(roots: Iterable[int], limit_kb: int) -> int:
     total = sum(map(sum, resident))
     if total <= limit_kb:
         return total
-    fields = ("Pss_Anon:", "Pss_Shmem:")
-    return sum(sum(_fields_kb(pid, "smaps_rollup", fields) or rough) for pid, rough in zip(pids, resident, strict=True))
+    exact = sum(map(_held_kb, pids))
+    # Of processes that end while they are read, one after the other holds what they shared: read once more.
+    return exact if exact <= limit_kb else min(exact, sum(map(_held_kb, pids)))
+
+
+def _held_kb(pid: int) -> int:
+    """What a process holds, its share of what it shares; nothing once it has ended."""
+    exact = _fields_kb(pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:"))
+    return sum(exact or _fields_kb(pid, "status", ("RssAnon:", "RssShmem:")) or (0, 0))
 
 
 def _fields_kb(pid: int, file: str, names: tuple[str, str]) -> tuple[int, int] | None:
