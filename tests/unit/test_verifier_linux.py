@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,23 +18,29 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 HELD_KB = 40 << 10
 
 
+FORKING = f"""
+import os, signal, sys
+held = b"x" * {HELD_KB << 10}
+pids = []
+for _ in range(int(sys.argv[1])):
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        signal.pause()
+print(*pids, flush=True)
+sys.stdin.read()
+for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+"""
+"""In a small process of its own: what is forked here shares whatever other tests have left."""
+
+
 @contextmanager
 def sharing_children(number: int) -> Iterator[list[int]]:
-    """Processes that share `HELD_KB` with this one, which holds it, too."""
-    held = b"x" * (HELD_KB << 10)
-    pids = []
-    for _ in range(number):
-        pids.append(os.fork())
-        if pids[-1] == 0:
-            signal.pause()
-            os._exit(0)
-    try:
-        yield pids
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        assert len(held)
+    """Processes that share `HELD_KB` with the one that made them."""
+    command = [sys.executable, "-c", FORKING, str(number)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        yield list(map(int, parent.stdout.readline().split()))
 
 
 def test_shared_memory_counts_once_where_the_sum_is_above_the_limit() -> None:
