@@ -184,7 +184,7 @@ class Recorder:
         Returns:
             Seconds, and the requests with what came back this time.
         """
-        answered: list[Request] = [None] * len(requests)  # type: ignore[list-item]
+        answered: dict[int, Request] = {}
 
         async def one(number: int, request: Request) -> None:
             params = copy.deepcopy(request.params)
@@ -208,7 +208,8 @@ class Recorder:
         await self.llm.reset_prefix_cache()
         started = time.perf_counter()
         await asyncio.gather(*map(one_after_the_other, chains.values()))
-        return time.perf_counter() - started, answered
+        seconds = time.perf_counter() - started
+        return seconds, [answered[number] for number in range(len(requests))]
 
 
 def num_sampled(requests: Iterable[Request]) -> int:
